@@ -1,14 +1,15 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-import importlib.util
-import sys
-import types
+"""What a recent PyTorch or Python needs from OpenMMLab's released packages.
+
+Each part tests for the feature it is about, does nothing where that is not missing, and may be run
+twice. With full mmcv nothing of mmcv changes; nothing is loosened for the whole process except
+that PyTorch's safe loading knows a few more classes by name.
+"""
+
+from . import mmcv_ext, py314
 
 
 def setup():
-    if importlib.util.find_spec('mmcv') and not importlib.util.find_spec('mmcv._ext'):
-        class _Ext(types.ModuleType):
-            def __getattr__(self, name):
-                if name.startswith('__'):
-                    raise AttributeError(name)
-                return lambda *a, **k: (_ for _ in ()).throw(NotImplementedError(name))
-        sys.modules.setdefault('mmcv._ext', _Ext('mmcv._ext'))
+    """Prepares the process; to be called before anything of ``mmdet`` is imported."""
+    mmcv_ext.install()
+    py314.install()
