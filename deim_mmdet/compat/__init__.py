@@ -2,14 +2,23 @@
 """What a recent PyTorch or Python needs from OpenMMLab's released packages.
 
 Each part tests for the feature it is about, does nothing where that is not missing, and may be run
-twice. With full mmcv nothing of mmcv changes; nothing is loosened for the whole process except
-that PyTorch's safe loading knows a few more classes by name.
+twice. With full mmcv nothing of mmcv changes, and safe loading of checkpoints stays on.
 """
 
 from . import mmcv_ext, py314
+from .versions import check_versions
 
 
 def setup():
-    """Prepares the process; to be called before anything of ``mmdet`` is imported."""
+    """Prepares the process; to be called before anything of ``mmdet`` is imported.
+
+    Raises:
+        ImportError: Where torch, mmcv, mmengine or mmdet is missing or has an unfit version.
+    """
+    check_versions()
     mmcv_ext.install()
     py314.install()
+    # Imports mmengine, so it has to come after the rest.
+    from .checkpoint import allow_mmengine_checkpoints
+
+    allow_mmengine_checkpoints()

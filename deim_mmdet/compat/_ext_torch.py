@@ -58,7 +58,7 @@ def _greedy(overlaps):
     keep = np.ones(len(overlaps), dtype=bool)
     for row in range(len(overlaps)):
         if keep[row]:
-            keep[row + 1:] &= ~overlaps[row, row + 1:]
+            keep[row + 1 :] &= ~overlaps[row, row + 1 :]
     return torch.from_numpy(keep.nonzero()[0])
 
 
@@ -88,14 +88,15 @@ def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset
         rest[[first, best]] = rest[[best, first]]
         indices[[first, best]] = indices[[best, first]]
         later = slice(first + 1, count)
-        iou = _overlap(torch.from_numpy(rest[first:first + 1, :4]),
-                       torch.from_numpy(rest[later, :4]), offset)[0].numpy()
+        iou = _overlap(
+            torch.from_numpy(rest[first : first + 1, :4]), torch.from_numpy(rest[later, :4]), offset
+        )[0].numpy()
         if method == 0:
             weights = np.where(iou >= iou_threshold, 0, 1)
         elif method == 1:
             weights = np.where(iou >= iou_threshold, 1 - iou, 1)
         else:
-            weights = np.exp(-iou**2 / sigma)
+            weights = np.exp(-(iou**2) / sigma)
         rest[later, 4] *= weights.astype(rest.dtype)
         first += 1
         # A dropped box is replaced by the last one: the compiled op does so, and the order of the
@@ -111,8 +112,14 @@ def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset
     return torch.from_numpy(indices[:count])
 
 
-def ms_deform_attn_forward(value, value_spatial_shapes, value_level_start_index,
-                           sampling_locations, attention_weights, im2col_step):
+def ms_deform_attn_forward(
+    value,
+    value_spatial_shapes,
+    value_level_start_index,
+    sampling_locations,
+    attention_weights,
+    im2col_step,
+):
     """Multi-scale deformable attention (https://arxiv.org/abs/2010.04159).
 
     Args:
@@ -128,19 +135,34 @@ def ms_deform_attn_forward(value, value_spatial_shapes, value_level_start_index,
         Tensor: Shape (bs, num_queries, num_heads * head_dims).
     """
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
     shapes = value_spatial_shapes.tolist()
-    return multi_scale_deformable_attn_pytorch(value, shapes, sampling_locations,
-                                               attention_weights)
+    return multi_scale_deformable_attn_pytorch(value, shapes, sampling_locations, attention_weights)
 
 
-def ms_deform_attn_backward(value, value_spatial_shapes, value_level_start_index,
-                            sampling_locations, attention_weights, grad_output, grad_value,
-                            grad_sampling_loc, grad_attn_weight, im2col_step):
+def ms_deform_attn_backward(
+    value,
+    value_spatial_shapes,
+    value_level_start_index,
+    sampling_locations,
+    attention_weights,
+    grad_output,
+    grad_value,
+    grad_sampling_loc,
+    grad_attn_weight,
+    im2col_step,
+):
     """Gradients of :func:`ms_deform_attn_forward`, written into the ``grad_*`` buffers."""
     inputs = [x.detach().requires_grad_() for x in (value, sampling_locations, attention_weights)]
     with torch.enable_grad():
-        output = ms_deform_attn_forward(inputs[0], value_spatial_shapes, value_level_start_index,
-                                        inputs[1], inputs[2], im2col_step)
+        output = ms_deform_attn_forward(
+            inputs[0],
+            value_spatial_shapes,
+            value_level_start_index,
+            inputs[1],
+            inputs[2],
+            im2col_step,
+        )
     gradients = torch.autograd.grad(output, inputs, grad_output.view_as(output))
     for buffer, gradient in zip((grad_value, grad_sampling_loc, grad_attn_weight), gradients):
         buffer.copy_(gradient)
@@ -160,8 +182,11 @@ def sigmoid_focal_loss_forward(input, target, weight, output, gamma, alpha):
     """
     positive = _one_hot(input, target)
     p = input.sigmoid()
-    loss = torch.where(positive, -alpha * (1 - p)**gamma * F.logsigmoid(input),
-                       -(1 - alpha) * p**gamma * F.logsigmoid(-input))
+    loss = torch.where(
+        positive,
+        -alpha * (1 - p) ** gamma * F.logsigmoid(input),
+        -(1 - alpha) * p**gamma * F.logsigmoid(-input),
+    )
     output.copy_(loss * _row_weights(input, target, weight))
 
 
@@ -171,8 +196,10 @@ def sigmoid_focal_loss_backward(input, target, weight, grad_input, gamma, alpha)
     p = input.sigmoid()
     # d/dx of -(1-p)^g log p and of -p^g log(1-p), with dp/dx = p (1-p)
     gradient = torch.where(
-        positive, -alpha * (1 - p)**gamma * (1 - p - gamma * p * F.logsigmoid(input)),
-        (1 - alpha) * p**gamma * (p - gamma * (1 - p) * F.logsigmoid(-input)))
+        positive,
+        -alpha * (1 - p) ** gamma * (1 - p - gamma * p * F.logsigmoid(input)),
+        (1 - alpha) * p**gamma * (p - gamma * (1 - p) * F.logsigmoid(-input)),
+    )
     grad_input.copy_(gradient * _row_weights(input, target, weight))
 
 
@@ -207,7 +234,8 @@ def __getattr__(name):
             '  pip uninstall -y mmcv-lite\n'
             '  mim install "mmcv>=2.0.0,<2.2.0"\n'
             '(where no ready-made mmcv exists for your PyTorch, compile it: '
-            'MMCV_WITH_OPS=1 pip install --no-build-isolation "mmcv>=2.0.0,<2.2.0").')
+            'MMCV_WITH_OPS=1 pip install --no-build-isolation "mmcv>=2.0.0,<2.2.0").'
+        )
 
     missing_op.__name__ = name
     return missing_op

@@ -1,7 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """Answers ``import mmcv._ext`` where mmcv has no compiled ops, i.e. with mmcv-lite.
 
-``mmdet.models``, ``mmdet.datasets`` and most of mmdet's other packages import ``mmcv.ops``, and that
+``mmdet.models``, ``mmdet.datasets`` and most of mmdet's other packages import ``mmcv.ops``, which
 imports the compiled ``mmcv._ext`` before anybody has asked for an op. mmcv-lite does not ship it.
 
 Only the standard library is used here, and nothing is imported from this package: the module is

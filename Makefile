@@ -1,0 +1,41 @@
+# make demo    train DEIM on the embedded data set, evaluate it and draw its predictions
+# make test    run the tests
+# make lint    check style
+#
+# The first call of any of them creates .venv and installs what it needs; later calls find it done.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: demo test lint format install clean
+
+demo: $(INSTALLED)
+	$(BIN)/python tools/demo.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest tests -m 'not slow' -q
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(INSTALLED)
+
+# OpenCV's ordinary build wants libGL from the system; where that is missing, its headless build of
+# the same version takes its place.
+$(INSTALLED): requirements.txt setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r requirements.txt
+	$(BIN)/python -m pip install --no-build-isolation --no-deps -e .
+	$(BIN)/python -c 'import cv2' || $(BIN)/python -m pip install --force-reinstall --no-deps \
+	  "opencv-python-headless$$(sed -n 's/^opencv-python\(==.*\)/\1/p' requirements.txt)"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,69 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""Runs a tool of mmdet with this plugin imported first.
+
+``python -m deim_mmdet.run TOOL [ARGUMENTS]``, TOOL relative to mmdet's tools, for instance
+``analysis_tools/confusion_matrix.py``. Most of mmdet's tools import ``mmdet.datasets`` or
+``mmdet.evaluation`` before they read the config and its ``custom_imports``, which is too early with
+mmcv-lite. ``tools/train.py`` and ``tools/test.py`` come through here as well.
+"""
+
+import runpy
+import sys
+from pathlib import Path
+
+import mmdet
+from mmengine.config import Config
+
+from deim_mmdet.compat.custom_imports import check_custom_imports
+
+CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+
+
+def run_mmdet_tool(tool, arguments):
+    """Runs a tool of the installed mmdet, unmodified, as ``__main__``.
+
+    Args:
+        tool (str): Path of the tool below mmdet's tools, with or without '.py'.
+        arguments (list[str]): Its command line.
+
+    Raises:
+        FileNotFoundError: mmdet has no such tool.
+        ValueError: The config among the arguments uses this plugin without importing it.
+    """
+    path = find_mmdet_tool(tool)
+    for argument in arguments:
+        if argument.endswith(CONFIG_SUFFIXES) and Path(argument).is_file():
+            check_custom_imports(Config.fromfile(argument))
+            break
+    sys.argv = [str(path), *arguments]
+    # As `python path` would have it: some of the tools import their neighbours.
+    sys.path[0] = str(path.parent)
+    runpy.run_path(str(path), run_name='__main__')
+
+
+def find_mmdet_tool(tool):
+    """Path of a tool, in an installed mmdet or in a source tree of it."""
+    package = Path(mmdet.__file__).parent
+    folders = [package / '.mim' / 'tools', package.parent / 'tools']
+    for folder in folders:
+        for name in (tool, f'{tool}.py'):
+            if (folder / name).is_file():
+                return folder / name
+    present = next((folder for folder in folders if folder.is_dir()), None)
+    tools = (
+        sorted(str(path.relative_to(present)) for path in present.rglob('*.py')) if present else []
+    )
+    raise FileNotFoundError(
+        f'mmdet {mmdet.__version__} has no tool {tool!r}. Its tools: {", ".join(tools) or "none"}.'
+    )
+
+
+def main():
+    if len(sys.argv) < 2 or sys.argv[1] in ('-h', '--help'):
+        print(__doc__)
+        sys.exit(0 if len(sys.argv) > 1 else 2)
+    run_mmdet_tool(sys.argv[1], sys.argv[2:])
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,2 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+__version__ = '0.1.0'
