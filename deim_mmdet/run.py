@@ -12,11 +12,16 @@ import sys
 from pathlib import Path
 
 import mmdet
+import torch.distributed as dist
 from mmengine.config import Config
 
 from deim_mmdet.compat.custom_imports import check_custom_imports
 
 CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+
+# mmengine's own choice of a wrapper fails on the CPU; it differs in nothing else.
+CPU_MODEL_WRAPPER = 'model_wrapper_cfg.type=AnyDeviceDistributedDataParallel'
+LAUNCHED_TOOLS = ('train', 'test')
 
 
 def run_mmdet_tool(tool, arguments):
@@ -31,10 +36,12 @@ def run_mmdet_tool(tool, arguments):
         ValueError: The config among the arguments uses this plugin without importing it.
     """
     path = find_mmdet_tool(tool)
-    for argument in arguments:
-        if argument.endswith(CONFIG_SUFFIXES) and Path(argument).is_file():
-            check_custom_imports(Config.fromfile(argument))
-            break
+    config = next((a for a in arguments if a.endswith(CONFIG_SUFFIXES) and Path(a).is_file()), None)
+    if config is not None:
+        config = Config.fromfile(config)
+        check_custom_imports(config)
+        if tool in LAUNCHED_TOOLS and _is_cpu_rank() and 'model_wrapper_cfg' not in config:
+            arguments = [*arguments, '--cfg-options', CPU_MODEL_WRAPPER]
     sys.argv = [str(path), *arguments]
     # As `python path` would have it: some of the tools import their neighbours.
     sys.path[0] = str(path.parent)
@@ -49,13 +56,14 @@ def find_mmdet_tool(tool):
         for name in (tool, f'{tool}.py'):
             if (folder / name).is_file():
                 return folder / name
-    present = next((folder for folder in folders if folder.is_dir()), None)
-    tools = (
-        sorted(str(path.relative_to(present)) for path in present.rglob('*.py')) if present else []
-    )
+    present = [str(path.relative_to(folder)) for folder in folders for path in folder.rglob('*.py')]
     raise FileNotFoundError(
-        f'mmdet {mmdet.__version__} has no tool {tool!r}. Its tools: {", ".join(tools) or "none"}.'
+        f'mmdet {mmdet.__version__} has no tool {tool!r}. Its tools: {", ".join(sorted(present))}.'
     )
+
+
+def _is_cpu_rank():
+    return dist.is_available() and dist.is_initialized() and dist.get_backend() == 'gloo'
 
 
 def main():

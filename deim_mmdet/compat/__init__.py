@@ -18,7 +18,9 @@ def setup():
     check_versions()
     mmcv_ext.install()
     py314.install()
-    # Imports mmengine, so it has to come after the rest.
+    # These import mmengine, so they have to come after the rest.
     from .checkpoint import allow_mmengine_checkpoints
+    from .cpu_distributed import init_cpu_process_group
 
     allow_mmengine_checkpoints()
+    init_cpu_process_group()
