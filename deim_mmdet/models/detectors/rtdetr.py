@@ -1,0 +1,214 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from collections import OrderedDict
+from typing import Dict, List, Optional, Tuple
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from deim_mmdet.models.layers.query_selection import QuerySelection, SelectedQueries
+from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
+from deim_mmdet.models.task_modules.targets import BatchTargets
+from mmdet.models.detectors import BaseDetector
+from mmdet.registry import MODELS
+from mmdet.structures import OptSampleList, SampleList
+from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
+
+SpatialShapes = Tuple[Tuple[int, int], ...]
+
+
+@MODELS.register_module()
+class RTDETR(BaseDetector):
+    """Real-time DETR: convolutional features, queries selected among their tokens, a decoder (2304.08069).
+
+    The number of classes is stated once, in ``bbox_head``.
+
+    Args:
+        backbone (dict): Backbone config.
+        neck (dict): Encoder config; all its levels have the same number of channels.
+        decoder (dict): Decoder config.
+        bbox_head (dict): Head config: matching, losses and post-processing.
+        num_queries (int): Queries per image N.
+        query_selection (dict, optional): More arguments of :class:`QuerySelection`.
+        denoising (dict, optional): Config of the denoising queries; None trains without them.
+        train_cfg (dict, optional): Unused; accepted as every mmdet detector does.
+        test_cfg (dict, optional): ``max_per_img``: detections kept per image.
+        data_preprocessor (dict, optional): Config of the data preprocessor.
+        init_cfg (dict, optional): Initialisation config.
+    """
+
+    def __init__(
+        self,
+        backbone: ConfigType,
+        neck: ConfigType,
+        decoder: ConfigType,
+        bbox_head: ConfigType,
+        num_queries: int = 300,
+        query_selection: OptConfigType = None,
+        denoising: OptConfigType = None,
+        train_cfg: OptConfigType = None,
+        test_cfg: OptConfigType = None,
+        data_preprocessor: OptConfigType = None,
+        init_cfg: OptMultiConfig = None,
+    ):
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        if num_queries < 1:
+            raise ValueError(f'num_queries must be at least 1, got {num_queries}')
+        self.num_queries = num_queries
+        self.train_cfg = train_cfg
+        self.test_cfg = test_cfg
+        self.backbone = MODELS.build(backbone)
+        self.neck = MODELS.build(neck)
+        self.bbox_head = MODELS.build(dict(bbox_head, test_cfg=test_cfg))
+        num_classes = self.bbox_head.num_classes
+        self.decoder = MODELS.build(dict(decoder, num_classes=num_classes))
+        embed_dims = self.decoder.embed_dims
+        self.memory_projs = self.build_memory_projs(self.neck.out_channels, embed_dims)
+        self.query_selection = QuerySelection(
+            num_classes, embed_dims, num_queries, **(query_selection or {})
+        )
+        self.denoising = None
+        if denoising is not None:
+            self.denoising = MODELS.build(dict(denoising, num_classes=num_classes, embed_dims=embed_dims))
+        self.register_load_state_dict_pre_hook(refuse_other_sizes)
+
+    def build_memory_projs(self, in_channels: List[int], embed_dims: int) -> nn.ModuleList:
+        """1x1 convolution and norm per encoder level, into the decoder's channels."""
+        return nn.ModuleList(
+            nn.Sequential(
+                OrderedDict(conv=nn.Conv2d(c, embed_dims, 1, bias=False), norm=nn.BatchNorm2d(embed_dims))
+            )
+            for c in in_channels
+        )
+
+    def init_weights(self):
+        super().init_weights()
+        for proj in self.memory_projs:
+            if isinstance(proj, nn.Sequential):
+                nn.init.xavier_uniform_(proj.conv.weight)
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            batch_inputs (Tensor): Images, shape (bs, 3, H, W), H and W multiples of 32.
+            batch_data_samples (list[DetDataSample]): Ground truth, boxes in pixels of the input.
+
+        Returns:
+            dict[str, Tensor]: Scalars; the set of keys is the same for every batch.
+        """
+        targets = BatchTargets.from_data_samples(batch_data_samples, batch_inputs.device)
+        memory, spatial_shapes = self.encode(batch_inputs)
+        selected = self.query_selection(memory, spatial_shapes)
+        denoising = None
+        if self.denoising is not None:
+            denoising = self.denoising(targets, selected.content.shape[1])
+        outputs = self.decode(memory, spatial_shapes, selected, denoising)
+        if denoising is None:
+            sets = outputs.prepend(selected.cls_scores, selected.bboxes)
+            return self.bbox_head.loss(sets, targets)
+        denoising_sets, outputs = outputs.split_queries(denoising.content.shape[1])
+        sets = outputs.prepend(selected.cls_scores, selected.bboxes)
+        return self.bbox_head.loss(sets, targets, denoising_sets, denoising)
+
+    def predict(
+        self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
+    ) -> SampleList:
+        """Detections of a batch, in ``pred_instances`` of every sample.
+
+        Args:
+            batch_inputs (Tensor): Images, shape (bs, 3, H, W), H and W multiples of 32.
+            batch_data_samples (list[DetDataSample]): Meta information of the images.
+            rescale (bool): Whether boxes are in pixels of the original image, or of the input.
+
+        Returns:
+            list[DetDataSample]: With ``bboxes`` (K, 4) as xyxy, ``scores`` (K,) falling, ``labels`` (K,).
+        """
+        cls_scores, bboxes = self._forward(batch_inputs)
+        results = self.bbox_head.predict(cls_scores[-1], bboxes[-1], batch_data_samples, rescale)
+        return self.add_pred_to_datasample(batch_data_samples, results)
+
+    def _forward(
+        self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None
+    ) -> Tuple[Tensor, Tensor]:
+        """Raw predictions, without denoising queries.
+
+        Returns:
+            tuple[Tensor, Tensor]: Class logits, shape (S, bs, N, C), and normalised boxes, shape
+            (S, bs, N, 4), ordered (cx, cy, w, h), each in [0, 1]; the final layer last. S counts the
+            encoder, the initial box (D-FINE) and every layer in training, the final layer alone otherwise.
+        """
+        memory, spatial_shapes = self.encode(batch_inputs)
+        selected = self.query_selection(memory, spatial_shapes)
+        sets = self.decode(memory, spatial_shapes, selected)
+        if self.training:
+            sets = sets.prepend(selected.cls_scores, selected.bboxes)
+        return sets.cls_scores, sets.bboxes
+
+    def extract_feat(self, batch_inputs: Tensor) -> Tuple[Tensor, ...]:
+        """Encoder levels, fine to coarse, each (bs, channels, H / stride, W / stride)."""
+        return self.neck(self.backbone(batch_inputs))
+
+    def encode(self, batch_inputs: Tensor) -> Tuple[Tensor, SpatialShapes]:
+        """Tokens of all levels, (bs, sum of H*W, embed_dims), row-major, and (H, W) of every level."""
+        levels = [proj(x) for proj, x in zip(self.memory_projs, self.extract_feat(batch_inputs))]
+        spatial_shapes = tuple(tuple(level.shape[-2:]) for level in levels)
+        # (bs, embed_dims, H, W) of each level -> (bs, sum of H*W, embed_dims)
+        memory = torch.cat([level.flatten(2) for level in levels], dim=-1).transpose(1, 2)
+        return memory, spatial_shapes
+
+    def decode(
+        self,
+        memory: Tensor,
+        spatial_shapes: SpatialShapes,
+        selected: SelectedQueries,
+        denoising: Optional['DenoisingQueries'] = None,  # noqa: F821
+    ) -> PredictionSets:
+        """Run the decoder; denoising queries, if any, come before the selected ones."""
+        content, references, attn_mask = selected.content, selected.references, None
+        if denoising is not None:
+            content = torch.cat([denoising.content.to(content.dtype), content], dim=1)
+            references = torch.cat([denoising.references, references], dim=1)
+            attn_mask = denoising.attn_mask
+        return self.decoder(content, references, memory, spatial_shapes, attn_mask)
+
+    def parse_losses(self, losses: Dict[str, Tensor]) -> Tuple[Tensor, Dict[str, float]]:
+        """Sum the terms and bring all of them to the host in one copy.
+
+        mmengine logs each value with a copy of its own, dozens per step for a DETR.
+
+        Args:
+            losses (dict[str, Tensor]): Scalars of :meth:`loss`.
+
+        Returns:
+            tuple[Tensor, dict[str, float]]: The loss to differentiate, and every value to log.
+        """
+        values = torch.stack([value.mean() for value in losses.values()])
+        loss = values.sum()
+        names = ['loss', *losses]
+        return loss, OrderedDict(zip(names, torch.cat([loss[None], values]).detach().tolist()))
+
+
+def refuse_other_sizes(module: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *args):
+    """Stop when a checkpoint belongs to a model of another size.
+
+    Tensors whose shape depends on the number of classes may differ: they are left at their initial values,
+    as for every mmdet detector.
+
+    Raises:
+        ValueError: If any other tensor has another shape.
+    """
+    own = module.state_dict()
+    different = [
+        f'{name}: checkpoint {tuple(value.shape)}, model {tuple(own[name].shape)}'
+        for name, value in ((key[len(prefix) :], value) for key, value in state_dict.items())
+        if name in own
+        and value.shape != own[name].shape
+        and not any(part in name for part in ('cls_branch', 'label_embedding'))
+    ]
+    if different:
+        raise ValueError(
+            f'the checkpoint is of another model size: {len(different)} of {len(own)} tensors differ in '
+            f'shape, first {different[0]}. Use the config that the checkpoint was trained with, or remove '
+            'load_from / the checkpoint argument.'
+        )

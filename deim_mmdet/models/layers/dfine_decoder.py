@@ -1,0 +1,258 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""The D-FINE decoder: boxes as four edge distributions, refined layer by layer (arXiv 2410.13842).
+
+Differs from the published implementation: predictions of all layers come stacked, the number of images,
+the input size and its aspect are read from the tensors.
+"""
+
+from typing import Optional, Sequence, Tuple
+
+import torch
+import torch.nn as nn
+from mmengine.model import BaseModule, bias_init_with_prob
+from torch import Tensor
+
+from deim_mmdet.models.layers.mlp import MLP, build_activation
+from deim_mmdet.models.layers.multi_point_attention import MultiPointAttention
+from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
+from deim_mmdet.ops.deformable_attention import split_levels
+from deim_mmdet.ops.edge_distances import distances_to_boxes, integral, weighting_function
+from mmdet.registry import MODELS
+
+# Keeps activations inside half precision's range.
+HALF_MAX = 65504.0
+# Query positions of boxes near the border would otherwise dominate their content.
+MAX_QUERY_POSITION = 10.0
+REFERENCE_EPS = 1e-5
+
+
+@MODELS.register_module()
+class DFINEDecoder(BaseModule):
+    """Decoder layers and their prediction branches.
+
+    Args:
+        num_classes (int): Number of classes C.
+        embed_dims (int): Channels of queries and memory.
+        num_layers (int): Decoder layers L.
+        num_heads (int): Attention heads.
+        ffn_channels (int): Hidden channels of the feed-forward part.
+        points_per_level (Sequence[int]): Sampling points of each level, fine to coarse.
+        reg_max (int): An edge distribution has ``reg_max + 1`` bins.
+        reg_scale (float): Curvature of the weighting function W(n) and unit of the distances.
+        up (float): Upper bound of W(n) relative to ``reg_scale``.
+        dropout (float): Dropout probability.
+        act (str): Activation of the feed-forward part and of the small MLPs.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embed_dims: int = 256,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        ffn_channels: int = 1024,
+        points_per_level: Sequence[int] = (3, 6, 3),
+        reg_max: int = 32,
+        reg_scale: float = 4.0,
+        up: float = 0.5,
+        dropout: float = 0.0,
+        act: str = 'relu',
+        init_cfg: Optional[dict] = None,
+    ):
+        super().__init__(init_cfg)
+        if embed_dims % num_heads:
+            raise ValueError(
+                f'embed_dims must be a multiple of num_heads, got {embed_dims} and {num_heads}'
+            )
+        self.embed_dims = embed_dims
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.reg_max = reg_max
+        # fixed, yet parameters: they count and are stored as in the published checkpoints
+        self.up = nn.Parameter(torch.tensor([float(up)]), requires_grad=False)
+        self.reg_scale = nn.Parameter(torch.tensor([float(reg_scale)]), requires_grad=False)
+        num_corners = 4 * (reg_max + 1)
+        self.layers = nn.ModuleList(
+            DFINEDecoderLayer(embed_dims, num_heads, ffn_channels, points_per_level, dropout, act)
+            for _ in range(num_layers)
+        )
+        self.query_pos_mlp = MLP(4, 2 * embed_dims, embed_dims, num_layers=2, act=act)
+        self.initial_reg_branch = MLP(embed_dims, embed_dims, 4, num_layers=3, act=act)
+        self.cls_branches = nn.ModuleList(nn.Linear(embed_dims, num_classes) for _ in range(num_layers))
+        self.reg_branches = nn.ModuleList(
+            MLP(embed_dims, embed_dims, num_corners, num_layers=3, act=act) for _ in range(num_layers)
+        )
+        self.quality_branches = nn.ModuleList(LocationQuality(act=act) for _ in range(num_layers))
+        self.distance_unit = float(reg_scale)  # on the host
+        bins = weighting_function(reg_max, up, reg_scale)
+        self.register_buffer('bin_values', bins, persistent=False)
+
+    def init_weights(self):
+        super().init_weights()
+        self.initial_reg_branch.zero_last_layer()
+        for layer in self.query_pos_mlp.layers:
+            nn.init.xavier_uniform_(layer.weight)
+        for cls_branch, reg_branch in zip(self.cls_branches, self.reg_branches):
+            nn.init.constant_(cls_branch.bias, bias_init_with_prob(0.01))
+            reg_branch.zero_last_layer()
+
+    def forward(
+        self,
+        content: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        spatial_shapes: Sequence[Tuple[int, int]],
+        attn_mask: Optional[Tensor] = None,
+    ) -> PredictionSets:
+        """Refine the queries.
+
+        Args:
+            content (Tensor): Query content, shape (bs, N, embed_dims).
+            references (Tensor): Box logits, shape (bs, N, 4), ordered (cx, cy, w, h).
+            memory (Tensor): Encoder tokens, shape (bs, sum of H*W, embed_dims).
+            spatial_shapes (Sequence[tuple[int, int]]): (H, W) of every level.
+            attn_mask (Tensor, optional): Bool, shape (N, N), True where a query may not attend.
+
+        Returns:
+            PredictionSets: In training S = L + 1 sets (initial box, layer 1 .. L), otherwise the last alone.
+        """
+        value_levels = split_levels(memory, self.num_heads, spatial_shapes)
+        output, previous_output, corners = content, 0, 0
+        boxes = references.sigmoid()
+        sets = []
+
+        for i, layer in enumerate(self.layers):
+            query_pos = self.query_pos_mlp(boxes).clamp(-MAX_QUERY_POSITION, MAX_QUERY_POSITION)
+            output = layer(output, query_pos, boxes, value_levels, attn_mask)
+
+            if i == 0:
+                start = self.initial_box(output, boxes)
+                initial = start.detach()  # every layer measures its distances from this box
+            # NOTE the sum over layers keeps its gradient, the previous output does not
+            corners = self.reg_branches[i](output + previous_output).float() + corners
+            distances = integral(corners, self.bin_values)
+            boxes = distances_to_boxes(initial, distances, self.distance_unit)
+
+            if self.training or i == self.num_layers - 1:
+                scores = self.cls_branches[i](output)
+                if i == 0 and self.training:
+                    # the initial box shares the first layer's classifier, without the quality term
+                    sets.append((scores, start, None))
+                scores = scores + self.quality_branches[i](corners)
+                sets.append((scores, boxes, corners))
+            boxes = boxes.detach()
+            previous_output = output.detach()
+
+        return PredictionSets(
+            cls_scores=torch.stack([scores for scores, _, _ in sets]),
+            bboxes=torch.stack([bboxes for _, bboxes, _ in sets]),
+            corners=torch.stack([corners for _, _, corners in sets if corners is not None]),
+            references=initial,
+        )
+
+    def initial_box(self, output: Tensor, boxes: Tensor) -> Tensor:
+        """The box that the first layer's output turns its reference into, shape (bs, N, 4)."""
+        boxes = boxes.clamp(REFERENCE_EPS, 1 - REFERENCE_EPS)
+        return (self.initial_reg_branch(output).float() + boxes.logit()).sigmoid()
+
+
+class DFINEDecoderLayer(BaseModule):
+    """Self-attention, deformable cross-attention behind a gate, feed-forward."""
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        ffn_channels: int,
+        points_per_level: Sequence[int],
+        dropout: float,
+        act: str,
+    ):
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(embed_dims, num_heads, dropout=dropout, batch_first=True)
+        self.norm1 = nn.LayerNorm(embed_dims)
+        self.cross_attn = MultiPointAttention(embed_dims, num_heads, points_per_level)
+        self.gateway = Gateway(embed_dims)
+        self.ffn = FFN(embed_dims, ffn_channels, dropout, act)
+        self.norm3 = nn.LayerNorm(embed_dims)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        boxes: Tensor,
+        value_levels: Sequence[Tensor],
+        attn_mask: Optional[Tensor],
+    ) -> Tensor:
+        """Shapes: ``query`` and ``query_pos`` (bs, N, embed_dims), ``boxes`` (bs, N, 4)."""
+        q = query + query_pos
+        attended = self.self_attn(q, q, value=query, attn_mask=attn_mask, need_weights=False)[0]
+        query = self.norm1(query + self.dropout(attended))
+        # NOTE a gate takes the place of the residual and norm around cross-attention
+        sampled = self.cross_attn(query + query_pos, boxes, value_levels)
+        query = self.gateway(query, self.dropout(sampled))
+        query = query + self.dropout(self.ffn(query))
+        return self.norm3(query.clamp(-HALF_MAX, HALF_MAX))
+
+
+class Gateway(BaseModule):
+    """Mixes what a query was with what it sampled, channel by channel."""
+
+    def __init__(self, embed_dims: int):
+        super().__init__()
+        self.gate = nn.Linear(2 * embed_dims, 2 * embed_dims)
+        self.norm = nn.LayerNorm(embed_dims)
+
+    def init_weights(self):
+        super().init_weights()
+        nn.init.zeros_(self.gate.weight)  # both halves start with weight sigmoid(0) = 0.5
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, query: Tensor, sampled: Tensor) -> Tensor:
+        keep, take = self.gate(torch.cat([query, sampled], dim=-1)).sigmoid().chunk(2, dim=-1)
+        return self.norm(keep * query + take * sampled)
+
+
+class FFN(BaseModule):
+    """Two linear layers with an activation and dropout between them; the residual is the caller's."""
+
+    def __init__(self, embed_dims: int, hidden_dims: int, dropout: float, act: str):
+        super().__init__()
+        self.linear1 = nn.Linear(embed_dims, hidden_dims)
+        self.act = build_activation(act)
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(hidden_dims, embed_dims)
+
+    def init_weights(self):
+        super().init_weights()
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(self.act(self.linear1(x))))
+
+
+class LocationQuality(BaseModule):
+    """Quality term of the class logits, read from how peaked the edge distributions are.
+
+    Args:
+        num_top (int): Largest probabilities per side that are looked at, with their mean.
+        hidden_dims (int): Hidden channels.
+        act (str): Activation.
+    """
+
+    def __init__(self, num_top: int = 4, hidden_dims: int = 64, act: str = 'relu'):
+        super().__init__()
+        self.num_top = num_top
+        self.mlp = MLP(4 * (num_top + 1), hidden_dims, 1, num_layers=2, act=act)
+
+    def init_weights(self):
+        super().init_weights()
+        self.mlp.zero_last_layer()
+
+    def forward(self, corners: Tensor) -> Tensor:
+        """Corners (bs, N, 4 * (reg_max + 1)) -> quality, shape (bs, N, 1), added to all class logits."""
+        probabilities = corners.unflatten(-1, (4, -1)).softmax(-1)
+        top = probabilities.topk(self.num_top, dim=-1).values
+        return self.mlp(torch.cat([top, top.mean(-1, keepdim=True)], dim=-1).flatten(-2))

@@ -1,0 +1,41 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import torch.nn as nn
+from mmengine.model import BaseModule
+from torch import Tensor
+
+ACTIVATIONS = {'relu': nn.ReLU, 'silu': nn.SiLU, 'gelu': nn.GELU}
+
+
+def build_activation(name: str) -> nn.Module:
+    """Activation module by its short name: 'relu', 'silu' or 'gelu'."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f'activation must be one of {sorted(ACTIVATIONS)}, got {name!r}')
+    return ACTIVATIONS[name]()
+
+
+class MLP(BaseModule):
+    """Linear layers with an activation between them, none after the last.
+
+    Args:
+        in_dims (int): Input channels.
+        hidden_dims (int): Channels between the layers.
+        out_dims (int): Output channels.
+        num_layers (int): Number of linear layers.
+        act (str): Activation: 'relu', 'silu' or 'gelu'.
+    """
+
+    def __init__(self, in_dims: int, hidden_dims: int, out_dims: int, num_layers: int, act: str = 'relu'):
+        super().__init__()
+        dims = [in_dims] + [hidden_dims] * (num_layers - 1) + [out_dims]
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(dims[:-1], dims[1:]))
+        self.act = build_activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = self.act(layer(x))
+        return self.layers[-1](x)
+
+    def zero_last_layer(self):
+        """Start at output 0, so that a refinement begins as the identity."""
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)

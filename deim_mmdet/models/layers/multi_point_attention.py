@@ -1,0 +1,65 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import math
+from typing import Sequence
+
+import torch
+import torch.nn as nn
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from deim_mmdet.ops.deformable_attention import deformable_sampling
+
+# A sampling offset of 1 (before the division by the number of points) is this share of the box.
+OFFSET_SCALE = 0.5
+
+
+class MultiPointAttention(BaseModule):
+    """Deformable cross-attention of D-FINE: no value and no output projection, points per level of choice.
+
+    Args:
+        embed_dims (int): Channels.
+        num_heads (int): Attention heads.
+        points_per_level (Sequence[int]): Sampling points of each level, fine to coarse.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, points_per_level: Sequence[int]):
+        super().__init__()
+        self.num_heads = num_heads
+        self.points_per_level = tuple(points_per_level)
+        num_points = num_heads * sum(points_per_level)
+        self.sampling_offsets = nn.Linear(embed_dims, num_points * 2)
+        self.attention_weights = nn.Linear(embed_dims, num_points)
+        scale = torch.cat([torch.full((n, 1), OFFSET_SCALE / n) for n in self.points_per_level])
+        self.register_buffer('offset_scale', scale, persistent=False)
+
+    def init_weights(self):
+        """Points start on rays, one direction per head, farther out with every point of a level."""
+        super().init_weights()
+        nn.init.zeros_(self.sampling_offsets.weight)
+        angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
+        direction = torch.stack([angle.cos(), angle.sin()], -1)
+        direction = direction / direction.abs().max(-1, keepdim=True).values
+        steps = torch.cat([torch.arange(1.0, n + 1) for n in self.points_per_level])
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_((direction[:, None] * steps[:, None]).flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+
+    def forward(self, query: Tensor, references: Tensor, value_levels: Sequence[Tensor]) -> Tensor:
+        """Gather features around each query's box.
+
+        Args:
+            query (Tensor): Shape (bs, N, embed_dims).
+            references (Tensor): Normalised boxes, shape (bs, N, 4), ordered (cx, cy, w, h), in [0, 1].
+            value_levels (Sequence[Tensor]): Maps made by ``split_levels``, one per level.
+
+        Returns:
+            Tensor: Shape (bs, N, embed_dims).
+        """
+        bs, num_queries, _ = query.shape
+        # (bs, N, heads, points of all levels, 2): the softmax runs over all levels together
+        offsets = self.sampling_offsets(query).view(bs, num_queries, self.num_heads, -1, 2)
+        weights = self.attention_weights(query).view(bs, num_queries, self.num_heads, -1).softmax(-1)
+        box = references[:, :, None, None]
+        locations = box[..., :2] + offsets * self.offset_scale * box[..., 2:]
+        return deformable_sampling(value_levels, locations, weights, self.points_per_level)
