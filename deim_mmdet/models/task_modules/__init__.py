@@ -1,7 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-from .matches import Matches, SetMatches, to_device
+from .matches import Matches, to_device
 from .set_matcher import SetMatcher
 from .targets import BatchTargets
 from .union_set import union_of_sets
 
-__all__ = ['BatchTargets', 'Matches', 'SetMatcher', 'SetMatches', 'to_device', 'union_of_sets']
+__all__ = ['BatchTargets', 'Matches', 'SetMatcher', 'to_device', 'union_of_sets']

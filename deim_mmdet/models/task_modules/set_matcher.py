@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deim_mmdet.ops.boxes import cxcywh_to_xyxy, pairwise_giou
 
-from .matches import Matches, SetMatches, to_device
+from .matches import Matches, to_device
 from .targets import BatchTargets
 from .union_set import union_of_sets
 
@@ -59,7 +59,7 @@ class SetMatcher:
         self.gamma = gamma
         self._has_warned = False
 
-    def __call__(self, cls_scores: Tensor, bboxes: Tensor, targets: BatchTargets) -> SetMatches:
+    def __call__(self, cls_scores: Tensor, bboxes: Tensor, targets: BatchTargets) -> Matches:
         """Match every prediction set on its own.
 
         Args:
@@ -68,14 +68,14 @@ class SetMatcher:
             targets (BatchTargets): The objects of the batch.
 
         Returns:
-            SetMatches: The pairs of all sets, on the device of ``bboxes``.
+            Matches: The pairs of each set, shape (S, P), on the device of ``bboxes``.
         """
         (matches,) = to_device([self.match(cls_scores, bboxes, targets)], bboxes.device)
         return matches
 
     def match_with_union(
         self, cls_scores: Tensor, bboxes: Tensor, targets: BatchTargets
-    ) -> Tuple[SetMatches, Matches]:
+    ) -> Tuple[Matches, Matches]:
         """Match every prediction set on its own, and take the union set of all of them.
 
         Args:
@@ -84,14 +84,15 @@ class SetMatcher:
             targets (BatchTargets): The objects of the batch.
 
         Returns:
-            tuple[SetMatches, Matches]: The pairs of all sets and their :func:`union_of_sets`, on
-                the device of ``bboxes``; both travel in one copy.
+            tuple[Matches, Matches]: The pairs of each set, shape (S, P), and their
+                :func:`union_of_sets`, shape (P',), on the device of ``bboxes``. Both travel in one
+                copy.
         """
         matches = self.match(cls_scores, bboxes, targets)
         return to_device([matches, union_of_sets(matches)], bboxes.device)
 
     @torch.no_grad()
-    def match(self, cls_scores: Tensor, bboxes: Tensor, targets: BatchTargets) -> SetMatches:
+    def match(self, cls_scores: Tensor, bboxes: Tensor, targets: BatchTargets) -> Matches:
         """The matching as NumPy arrays on the host. Arguments as in :meth:`__call__`."""
         self._warn_of_surplus(bboxes.shape[2], targets.max_count)
 
@@ -109,13 +110,13 @@ class SetMatcher:
                 objects.append(rows + begin)
                 queries.append(columns)
 
-        sets, images = np.indices((len(cost), len(counts))).reshape(2, -1)
-        num_pairs = [len(columns) for columns in queries]
-        return SetMatches(
-            batch_index=np.repeat(images, num_pairs),
-            query_index=np.concatenate(queries),
-            target_index=np.concatenate(objects),
-            set_index=np.repeat(sets, num_pairs),
+        # every set has min(count, N) pairs in every image
+        num_sets, num_pairs = len(cost), np.minimum(counts, bboxes.shape[2])
+        images = np.repeat(np.arange(len(counts)), num_pairs)
+        return Matches(
+            batch_index=np.broadcast_to(images, (num_sets, len(images))),
+            query_index=np.concatenate(queries).reshape(num_sets, -1),
+            target_index=np.concatenate(objects).reshape(num_sets, -1),
         )
 
     def pairwise_cost(self, cls_scores: Tensor, bboxes: Tensor, targets: BatchTargets) -> Tensor:

@@ -5,20 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from deim_mmdet.models.task_modules import SetMatches, to_device, union_of_sets
+from deim_mmdet.models.task_modules import Matches, to_device, union_of_sets
 
 FIXTURES = Path(__file__).parents[2] / 'fixtures'
 
 
 def make_matches(rows):
-    """From rows (set, image, query, object)."""
-    rows = np.array(rows, dtype=np.int64).reshape(-1, 4)
-    return SetMatches(
-        set_index=rows[:, 0],
-        batch_index=rows[:, 1],
-        query_index=rows[:, 2],
-        target_index=rows[:, 3],
-    )
+    """From rows (image, query, object)."""
+    return Matches(*np.array(rows, dtype=np.int64).reshape(-1, 3).T)
 
 
 def triples(matches):
@@ -31,16 +25,16 @@ def triples(matches):
     [
         # nothing matched
         ([], []),
-        # one set: itself
-        ([(0, 0, 3, 1), (0, 0, 2, 0)], [(0, 2, 0), (0, 3, 1)]),
+        # no pair twice: all of them
+        ([(0, 3, 1), (0, 2, 0)], [(0, 2, 0), (0, 3, 1)]),
         # query 3 answers for object 1 twice, for object 0 once
-        ([(0, 0, 3, 1), (1, 0, 3, 0), (2, 0, 3, 1)], [(0, 3, 1)]),
+        ([(0, 3, 1), (0, 3, 0), (0, 3, 1)], [(0, 3, 1)]),
         # an object may keep two queries
-        ([(0, 0, 3, 1), (1, 0, 5, 1)], [(0, 3, 1), (0, 5, 1)]),
+        ([(0, 3, 1), (0, 5, 1)], [(0, 3, 1), (0, 5, 1)]),
         # a tie: the smaller object
-        ([(0, 0, 3, 2), (1, 0, 3, 1)], [(0, 3, 1)]),
+        ([(0, 3, 2), (0, 3, 1)], [(0, 3, 1)]),
         # the same query number in two images is two queries
-        ([(0, 1, 3, 4), (0, 0, 3, 1), (1, 1, 3, 5), (2, 1, 3, 5)], [(0, 3, 1), (1, 3, 5)]),
+        ([(1, 3, 4), (0, 3, 1), (1, 3, 5), (1, 3, 5)], [(0, 3, 1), (1, 3, 5)]),
     ],
 )
 def test_by_hand(rows, expected):
@@ -51,7 +45,7 @@ def test_the_reference():
     data = np.load(FIXTURES / 'go_union.npz')
     offset = 100  # objects of image i are numbered from offset * i
     rows = [
-        (s, image, query, gt + offset * image)
+        (image, query, gt + offset * image)
         for s in range(int(data['num_layers']))
         for image in range(3)
         for query, gt in zip(data[f'layer{s}.query_{image}'], data[f'layer{s}.gt_{image}'])
@@ -70,23 +64,20 @@ def test_the_reference():
 
 
 def test_to_device_carries_several_matches():
-    matches = make_matches([(0, 0, 3, 2), (1, 0, 4, 1)])
-    empty = make_matches([])
-    union = union_of_sets(matches)
-    on_device = to_device([matches, empty, union], torch.device('cpu'))
-    assert [type(m) for m in on_device] == [type(m) for m in (matches, empty, union)]
-    for before, after in zip((matches, empty, union), on_device):
-        assert triples(before) == triples(after)
-        assert after.query_index.dtype == torch.long
-    assert on_device[0].set_index.tolist() == [0, 1]
+    of_sets = Matches(*np.arange(18).reshape(3, 2, 3))  # two sets of three pairs
+    every = [of_sets, make_matches([]), union_of_sets(of_sets)]
+    for before, after in zip(every, to_device(every, torch.device('cpu'))):
+        for name in ('batch_index', 'query_index', 'target_index'):
+            assert getattr(after, name).dtype == torch.long
+            np.testing.assert_array_equal(getattr(after, name).numpy(), getattr(before, name))
+        assert len(after) == len(before)
 
 
-def test_index_picks_the_matched_predictions():
-    predictions = torch.arange(2 * 1 * 5).view(2, 1, 5)  # (S, bs, N)
-    matches, union = to_device(
-        [make_matches([(0, 0, 3, 2), (1, 0, 4, 1)]),
-         union_of_sets(make_matches([(0, 0, 3, 2), (1, 0, 4, 1)]))],
-        torch.device('cpu'),
-    )  # fmt: skip
-    assert predictions[matches.index].tolist() == [3, 9]  # (P,): each pair in its own set
-    assert predictions[union.index].tolist() == [[3, 4], [8, 9]]  # (S, P): all pairs in every set
+def test_gather_picks_the_matched_predictions():
+    predictions = torch.arange(2 * 2 * 5).view(2, 2, 5)  # (S, bs, N)
+    zero = torch.zeros(2, dtype=torch.long)
+    in_all_sets = Matches(torch.tensor([0, 1]), torch.tensor([3, 4]), zero)
+    assert in_all_sets.gather(predictions).tolist() == [[3, 9], [13, 19]]
+    by_set = Matches(torch.tensor([[0, 1], [0, 1]]), torch.tensor([[3, 4], [0, 1]]), zero)
+    assert by_set.gather(predictions).tolist() == [[3, 9], [10, 16]]
+    assert by_set.gather(predictions[..., None].expand(2, 2, 5, 7)).shape == (2, 2, 7)
