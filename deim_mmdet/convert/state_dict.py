@@ -1,0 +1,187 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from torch import Tensor
+
+from .dfine import DFINE
+from .family import Family
+
+FAMILIES = (DFINE,)
+
+# counters of batch norms; frozen norms have none
+COUNTER = '.num_batches_tracked'
+
+
+@dataclass
+class ConversionReport:
+    """What became of every key.
+
+    Attributes:
+        family (str): Name of the family whose table was used.
+        source (str): Part of the checkpoint that was taken.
+        mapped (dict[str, str]): Published name -> our name.
+        dropped (dict[str, str]): Published name -> why it is not needed.
+        missing (list[str], optional): Our names that the model has and the checkpoint has not.
+            None: no model was given to compare with.
+        unused (list[str], optional): Our names that the checkpoint has and the model has not.
+        mismatched (list[str], optional): Names whose shapes differ, with both shapes.
+    """
+
+    family: str
+    source: str
+    mapped: Dict[str, str] = field(default_factory=dict)
+    dropped: Dict[str, str] = field(default_factory=dict)
+    missing: Optional[List[str]] = None
+    unused: Optional[List[str]] = None
+    mismatched: Optional[List[str]] = None
+
+    @property
+    def fits(self) -> bool:
+        """Nothing is missing, unused or of another shape, as far as that was compared."""
+        return not (self.missing or self.unused or self.mismatched)
+
+    def __str__(self) -> str:
+        lines = [
+            f'{self.family}, weights taken from {self.source}',
+            f'{len(self.mapped)} tensors mapped, {len(self.dropped)} dropped',
+        ]
+        reasons = {}
+        for key, reason in self.dropped.items():
+            reasons.setdefault(reason, []).append(key)
+        lines += [f'  dropped, {reason}: {_some(keys)}' for reason, keys in reasons.items()]
+        if self.missing is None:
+            lines.append('not compared with a model')
+        else:
+            for name in ('missing', 'unused', 'mismatched'):
+                keys = getattr(self, name)
+                lines.append(f'{len(keys)} {name}' + (f': {_some(keys)}' if keys else ''))
+        return '\n'.join(lines)
+
+
+def convert_state_dict(
+    checkpoint: Mapping[str, Any], model_state: Optional[Mapping[str, Tensor]] = None
+) -> Tuple[Dict[str, Tensor], ConversionReport]:
+    """Rename the weights of a published checkpoint. Nothing passed in is changed.
+
+    Args:
+        checkpoint (Mapping): A published checkpoint, see :func:`published_weights`, or its weights.
+        model_state (Mapping, optional): ``state_dict()`` of the model that the weights are for.
+            With it the report says what is missing, unused and of another shape. Defaults to
+            None.
+
+    Returns:
+        tuple[dict[str, Tensor], ConversionReport]: Weights under our names, and what became of
+        every key.
+
+    Raises:
+        ValueError: The checkpoint holds no weights, is ours already, or has keys that no rule
+            names.
+    """
+    weights, source = published_weights(checkpoint)
+    family = _family_of(weights)
+    report = ConversionReport(family.name, source)
+    converted = OrderedDict()
+    for key, tensor in weights.items():
+        reason = family.reason_to_drop(key)
+        if reason:
+            report.dropped[key] = reason
+            continue
+        ours = family.convert(key)
+        assert ours not in converted, f'{key} and another key are both called {ours}'
+        report.mapped[key] = ours
+        converted[ours] = tensor
+    if model_state is not None:
+        _compare(converted, model_state, family, report)
+    return converted, report
+
+
+def published_weights(checkpoint: Mapping[str, Any]) -> Tuple[Mapping[str, Tensor], str]:
+    """The weights to use of a published checkpoint, and where they were found.
+
+    The moving average comes first: published results are its results.
+
+    Args:
+        checkpoint (Mapping): ``{'model': ..., 'ema': {'module': ...}, ...}``, or the weights
+            themselves.
+
+    Returns:
+        tuple[Mapping[str, Tensor], str]: The weights, and 'ema.module', 'model' or 'the file
+        itself'.
+
+    Raises:
+        ValueError: No weights are found, or the checkpoint is an MMDetection checkpoint.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(
+            f'A checkpoint is a dict of tensors, this is a {type(checkpoint).__name__}: save '
+            "the model's `state_dict()`, not the model."
+        )
+    if 'state_dict' in checkpoint:
+        raise ValueError(
+            'This is an MMDetection checkpoint (it has a `state_dict`): it needs no conversion.'
+        )
+    ema = checkpoint.get('ema')
+    if isinstance(ema, Mapping) and isinstance(ema.get('module'), Mapping):
+        weights, source = ema['module'], 'ema.module'
+    elif isinstance(checkpoint.get('model'), Mapping):
+        weights, source = checkpoint['model'], 'model'
+    else:
+        weights, source = checkpoint, 'the file itself'
+    others = [key for key, value in weights.items() if not isinstance(value, Tensor)]
+    if others or not weights:
+        raise ValueError(
+            f'No weights in {source}: expected tensors only'
+            + (f', found {_some(others)} too.' if others else ', found nothing.')
+            + ' Published checkpoints are {"model": weights, "ema": {"module": weights}}.'
+        )
+    if all(key.startswith('module.') for key in weights):  # saved from a distributed wrapper
+        weights = {key[len('module.') :]: value for key, value in weights.items()}
+    return weights, source
+
+
+def _family_of(weights: Mapping[str, Tensor]) -> Family:
+    if all(key.startswith(('stem.', 'stages.')) for key in weights):
+        raise ValueError(
+            'This is a backbone alone. HGNetv2 loads it as it is: backbone=dict(init_cfg=dict('
+            "type='Pretrained', checkpoint=...))."
+        )
+    if any(key.startswith('neck.') for key in weights):
+        raise ValueError('These weights have our names already: no conversion is needed.')
+    unnamed = [
+        [key for key in weights if not (family.convert(key) or family.reason_to_drop(key))]
+        for family in FAMILIES
+    ]
+    left, family = min(zip(unnamed, FAMILIES), key=lambda pair: len(pair[0]))
+    if left:
+        raise ValueError(
+            f'No rule names {len(left)} of {len(weights)} keys; the closest family is '
+            f'{family.name}. Known families: {", ".join(known.name for known in FAMILIES)}. For '
+            'another model add its table to deim_mmdet/convert. Keys without a rule: '
+            f'{", ".join(left)}'
+        )
+    return family
+
+
+def _compare(
+    converted: Mapping[str, Tensor],
+    model_state: Mapping[str, Tensor],
+    family: Family,
+    report: ConversionReport,
+) -> None:
+    def needed(key: str) -> bool:
+        return not key.endswith(COUNTER) and key not in family.constants
+
+    report.missing = [key for key in model_state if key not in converted and needed(key)]
+    report.unused = [key for key in converted if key not in model_state and needed(key)]
+    report.mismatched = [
+        f'{key} {tuple(tensor.shape)} for {tuple(model_state[key].shape)}'
+        for key, tensor in converted.items()
+        if key in model_state and tensor.shape != model_state[key].shape
+    ]
+
+
+def _some(keys: List[str], limit: int = 5) -> str:
+    more = f' and {len(keys) - limit} more' if len(keys) > limit else ''
+    return ', '.join(map(str, keys[:limit])) + more
