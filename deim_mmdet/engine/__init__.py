@@ -2,5 +2,23 @@
 from .any_device_amp import AnyDeviceAmpOptimWrapper
 from .any_device_ddp import AnyDeviceDistributedDataParallel
 from .compile_hook import CompileHook
+from .dense_o2o_hook import DenseO2OHook
+from .flat_cosine_lr import FlatCosineLR
+from .non_finite_loss_hook import NonFiniteLossHook
+from .rule_optim_wrapper_constructor import RuleOptimWrapperConstructor
+from .two_stage_end_hook import TwoStageEndHook
+from .warmup_ema import WarmupEMA
+from .warmup_ema_hook import WarmupEMAHook
 
-__all__ = ['AnyDeviceAmpOptimWrapper', 'AnyDeviceDistributedDataParallel', 'CompileHook']
+__all__ = [
+    'AnyDeviceAmpOptimWrapper',
+    'AnyDeviceDistributedDataParallel',
+    'CompileHook',
+    'DenseO2OHook',
+    'FlatCosineLR',
+    'NonFiniteLossHook',
+    'RuleOptimWrapperConstructor',
+    'TwoStageEndHook',
+    'WarmupEMA',
+    'WarmupEMAHook',
+]
