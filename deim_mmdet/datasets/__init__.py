@@ -1,2 +1,18 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-from . import batch, transforms  # noqa: F401
+from . import batch, transforms
+from .coco import CheckedCocoDataset
+from .coco_metric import CheckedCocoMetric
+from .digits_in_scenes import DigitsInScenes
+from .loading import LoadReadableImage, UnreadableImagesHook
+from .num_classes_hook import CheckClassesHook
+
+__all__ = [
+    'CheckClassesHook',
+    'CheckedCocoDataset',
+    'CheckedCocoMetric',
+    'DigitsInScenes',
+    'LoadReadableImage',
+    'UnreadableImagesHook',
+    'batch',
+    'transforms',
+]

@@ -1,0 +1,231 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import copy
+import os
+import struct
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from deim_mmdet.datasets import CheckedCocoDataset, LoadReadableImage, UnreadableImagesHook
+from deim_mmdet.datasets.checks import check_image_file, check_image_files, find_image_damage
+from deim_mmdet.datasets.loading import SharedNotes, find_skipped
+
+from .conftest import annotation
+
+
+def jpeg(seed=0, hw=(30, 40)):
+    image = np.random.default_rng(seed).integers(0, 256, (*hw, 3), dtype=np.uint8)
+    return cv2.imencode('.jpg', image)[1].tobytes()
+
+
+def png():
+    return cv2.imencode('.png', np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3))[
+        1
+    ].tobytes()
+
+
+def with_thumbnail(data):
+    """A JPEG with a whole small JPEG in an APP1 segment, as cameras write it."""
+    thumbnail = jpeg(1, (8, 8))
+    segment = b'\xff\xe1' + struct.pack('>H', len(thumbnail) + 2) + thumbnail
+    return data[:2] + segment + data[2:]
+
+
+FILES = [  # content, what is wrong with it
+    (jpeg(), None),
+    (jpeg() + b'\0' * 99, None),  # padding after the end
+    (with_thumbnail(jpeg()), None),
+    (png(), None),
+    (b'', 'the file is empty'),
+    (jpeg()[:-200], 'the JPEG is truncated'),
+    (jpeg()[:-1], 'the JPEG is truncated'),
+    (jpeg()[:100], 'the JPEG is truncated'),
+    (with_thumbnail(jpeg())[:-200], 'the JPEG is truncated'),  # the thumbnail's end is still there
+    (png()[:-20], 'the PNG is truncated'),
+    (b'<html>Not found</html>', "this is text, not an image: '<html>Not found"),
+    (bytes(range(256)), 'no decoder can read it'),
+    (b'\xff\xd8' + b'\0' * 300 + b'\xff\xd9', 'no decoder can read it'),
+]
+
+
+@pytest.mark.parametrize(('content', 'damage'), FILES)
+def test_damage_is_found_and_the_file_named(tmp_path, content, damage):
+    path = tmp_path / 'some.jpg'
+    path.write_bytes(content)
+    loaded = LoadReadableImage(unreadable='skip')({'img_path': str(path)})
+    problem = check_image_file(str(path), (30, 40))
+    if damage is None:
+        assert problem is None
+        assert loaded['img'].shape == (30, 40, 3) and loaded['ori_shape'] == (30, 40)
+        return
+    assert loaded is None
+    assert problem.level == 'error' and problem.file == str(path)
+    with pytest.raises(ValueError, match=f"some.jpg: ({damage}).*unreadable='skip'"):
+        LoadReadableImage()({'img_path': str(path)})
+
+
+def test_missing_file_is_named(tmp_path):
+    path = str(tmp_path / 'gone.jpg')
+    with pytest.raises(ValueError, match='gone.jpg: the file cannot be opened'):
+        LoadReadableImage()({'img_path': path})
+    assert 'cannot be opened' in check_image_file(path).message
+
+
+def test_image_of_another_size_than_the_annotation_says(tmp_path):
+    path = tmp_path / 'a.jpg'
+    path.write_bytes(jpeg(hw=(30, 40)))
+    assert 'EXIF' in check_image_file(str(path), (40, 30)).remedy
+    problem = check_image_file(str(path), (60, 80))
+    assert '40 x 30 (width x height) and the annotation file says 80 x 60' in problem.message
+    assert 'resized' in problem.remedy
+
+
+def test_threads_keep_the_order(tmp_path):
+    images = []
+    for i in range(40):
+        (tmp_path / f'{i}.jpg').write_bytes(jpeg() if i % 3 else b'text')
+        images.append(dict(file_name=f'{i}.jpg', height=30, width=40))
+    one, four = (list(check_image_files(images, str(tmp_path), workers)) for workers in (1, 4))
+    assert one == four
+    assert [problem is None for _, problem in one] == [i % 3 > 0 for i in range(40)]
+
+
+def test_png_that_decodes_but_lacks_its_end():
+    assert find_image_damage(png().replace(b'IEND', b'IENX'), True).startswith(
+        'the PNG is truncated'
+    )
+
+
+def test_unknown_policy():
+    with pytest.raises(ValueError, match="'stop' or 'skip', got 'ignore'"):
+        LoadReadableImage(unreadable='ignore')
+
+
+# In a data set, with workers
+# ------------------------------------------------------------------------------------------------
+
+
+def dataset(coco, unreadable, **kwargs):
+    path = coco([annotation(1, [1, 1, 9, 9]), annotation(2, [1, 1, 9, 9], 2)])
+    folder = os.path.join(os.path.dirname(path), 'images')
+    with open(os.path.join(folder, 'b.jpg'), 'wb') as file:
+        file.write(jpeg()[:-50])
+    pipeline = [
+        dict(type='LoadReadableImage', unreadable=unreadable),
+        dict(type='PackDetInputs'),
+    ]
+    return CheckedCocoDataset(
+        ann_file=path, data_prefix=dict(img=folder), pipeline=pipeline, **kwargs
+    )
+
+
+class Runner:
+    """What ``UnreadableImagesHook`` uses of mmengine's."""
+
+    def __init__(self, data):
+        self.train_dataloader = SimpleNamespace(dataset=data)
+        self.logger = self
+        self.warnings = []
+
+    def warning(self, message):
+        self.warnings.append(message)
+
+
+def names(batches):
+    return [os.path.basename(item['data_samples'].img_path) for batch in batches for item in batch]
+
+
+@pytest.mark.parametrize('start', ['fork', 'spawn'])
+def test_skipped_images_are_counted_across_workers(coco, start):
+    data = dataset(coco, 'skip')
+    if start == 'spawn':  # a spawned worker imports this package anew: a bare transform is enough
+        data = Loads(
+            data.pipeline.transforms[0], [data.get_data_info(i)['img_path'] for i in range(2)]
+        )
+        loader = DataLoader(data, num_workers=1, multiprocessing_context=start, collate_fn=list)
+        list(loader)
+        skipped = data.load.skipped
+        assert skipped.count == 1 and 'b.jpg: the JPEG is truncated' in skipped.notes[0]
+        return
+    loader = DataLoader(
+        data, batch_size=1, num_workers=2, multiprocessing_context=start, collate_fn=list
+    )
+    runner, hook = Runner(data), UnreadableImagesHook()
+    for _ in range(3):
+        assert names(loader) == ['a.jpg', 'a.jpg']
+    hook.after_train_epoch(runner)
+    (message,) = runner.warnings
+    found = find_skipped(data)
+    assert found.count >= 3 and len(found.notes) == 1
+    assert f'1 unreadable images were skipped so far ({found.count} times' in message
+    assert 'b.jpg: the JPEG is truncated' in message
+    hook.after_train_epoch(runner)  # nothing new
+    assert len(runner.warnings) == 1
+    hook.after_train(runner)
+    assert 'in the whole run' in runner.warnings[1]
+
+
+class Loads(torch.utils.data.Dataset):
+    def __init__(self, load, paths):
+        self.load, self.paths = load, paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        return self.load({'img_path': self.paths[index]}) is None
+
+
+def test_stop_reaches_the_main_process_with_the_name(coco):
+    loader = DataLoader(
+        dataset(coco, 'stop'), num_workers=1, multiprocessing_context='fork', collate_fn=list
+    )
+    with pytest.raises(ValueError, match='b.jpg: the JPEG is truncated'):
+        list(loader)
+
+
+def test_evaluation_stops_even_where_the_pipeline_skips(coco):
+    data = dataset(coco, 'skip', test_mode=True)
+    assert data[0]['data_samples'].img_id == 1
+    with pytest.raises(ValueError, match='b.jpg was skipped.*evaluation needs every image'):
+        data[1]
+
+
+def test_hook_is_silent_without_skips(coco):
+    data = dataset(coco, 'skip', indices=1)
+    runner = Runner(data)
+    data[0]
+    UnreadableImagesHook().after_train_epoch(runner)
+    UnreadableImagesHook().after_train(runner)
+    runner.train_dataloader = SimpleNamespace(dataset=[])  # a data set without our transform
+    UnreadableImagesHook().after_train(runner)
+    assert runner.warnings == []
+
+
+def test_notes_are_counted_each_time_and_kept_once():
+    notes = SharedNotes()
+    for note in ('a', 'b', 'a', 'two\nlines'):
+        notes.add(note)
+    assert (notes.count, notes.notes) == (4, ['a', 'b', 'two lines'])
+    assert copy.deepcopy(notes) is notes
+    for i in range(2000):
+        notes.add(f'{i:06d}')
+    assert notes.count == 2004
+    assert len(notes.notes) == 3 + (8192 - 4 - 10) // 7  # a page of bytes, one for each line's end
+
+
+def test_notes_inside_wrappers_and_nested_transforms_are_found(coco):
+    data = dataset(coco, 'skip')
+    wrapped = SimpleNamespace(datasets=[SimpleNamespace(dataset=data)])
+    data.pipeline.transforms[0].skipped.add('x')
+    assert find_skipped(wrapped).notes == ['x']
+    nested = SimpleNamespace(
+        pipeline=SimpleNamespace(
+            transforms=[SimpleNamespace(transforms=list(data.pipeline.transforms))]
+        )
+    )
+    assert find_skipped(nested).count == 1
