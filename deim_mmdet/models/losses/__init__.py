@@ -1,1 +1,14 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from .decoupled_distillation_focal_loss import DecoupledDistillationFocalLoss
+from .fine_grained_localization_loss import FineGrainedLocalizationLoss
+from .iou_varifocal_loss import IoUVarifocalLoss
+from .matchability_aware_loss import MatchabilityAwareLoss
+from .matched_quality_loss import MatchedQualityLoss
+
+__all__ = [
+    'DecoupledDistillationFocalLoss',
+    'FineGrainedLocalizationLoss',
+    'IoUVarifocalLoss',
+    'MatchabilityAwareLoss',
+    'MatchedQualityLoss',
+]
