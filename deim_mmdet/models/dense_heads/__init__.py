@@ -1,6 +1,6 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-#from .deim_head import DEIMHead
-#from .dfine_head import DFINEHead
+from .deim_head import DEIMHead
+from .dfine_head import DFINEHead
 from .rtdetr_head import RTDETRHead
 
 __all__ = ['DEIMHead', 'DFINEHead', 'RTDETRHead']

@@ -137,7 +137,8 @@ class RTDETRHead(BaseModule):
         """L1 on cxcywh and IoU loss on xyxy of every set, each shape (S,)."""
         bboxes = assignment.box.gather(sets.bboxes)  # (S, P, 4)
         gt_bboxes = targets.boxes[assignment.box.target_index].expand_as(bboxes)
-        loss_bbox = self.loss_bbox(bboxes, gt_bboxes, reduction_override='none')
+        # without pairs mmdet's L1Loss returns a scalar zero
+        loss_bbox = self.loss_bbox(bboxes, gt_bboxes, reduction_override='none').expand_as(bboxes)
         loss_iou = self.loss_iou(
             cxcywh_to_xyxy(bboxes).flatten(0, 1),
             cxcywh_to_xyxy(gt_bboxes).flatten(0, 1),
