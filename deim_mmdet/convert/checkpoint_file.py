@@ -1,10 +1,11 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import os
 import pickle
+import re
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 import torch
 
@@ -85,19 +86,15 @@ def load_weights_only(path: PathLike) -> Any:
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
-        names = _unsafe_globals(path)
-        if not names and 'lobal' not in str(error):  # "Unsupported global", "... global ..."
-            raise ValueError(_DAMAGED.format(path=path, size=path.stat().st_size)) from error
+        names = _unsafe_globals(path, str(error))
+        what = f'asks for {", ".join(names)}, which' if names else f'holds what ({error})'
         raise ValueError(
-            f'{path} asks for {names or str(error).splitlines()[0]}, which can run code while it '
-            'is loaded, and was not loaded. If you trust where it comes from, load it yourself '
-            "and save its weights alone: torch.save({'model': weights}, 'weights.pth')."
+            f'{path} {what} can run code while it is loaded, and was not loaded. If you trust '
+            'where it comes from, load it yourself and save its weights alone: '
+            "torch.save({'model': weights}, 'weights.pth')."
         ) from error
-    except (EOFError, RuntimeError, OSError) as error:
-        raise ValueError(_DAMAGED.format(path=path, size=path.stat().st_size)) from error
-
-
-_DAMAGED = '{path} ({size} bytes) is damaged or truncated: download it again.'
+    except Exception as error:  # whatever bytes in the wrong place lead to
+        raise _damaged(path, error) from error
 
 
 def _refuse_other_content(path: Path) -> None:
@@ -118,17 +115,24 @@ def _refuse_other_content(path: Path) -> None:
         )
     if head.startswith(b'PK\x03\x04'):
         if not zipfile.is_zipfile(path):  # the directory is at the end of the file
-            raise ValueError(_DAMAGED.format(path=path, size=path.stat().st_size))
+            raise _damaged(path, 'it has no end')
     elif not head.startswith(b'\x80'):  # neither of PyTorch's two formats
         raise ValueError(f'{path} is no PyTorch checkpoint: it starts with {head[:16]!r}.')
 
 
-def _unsafe_globals(path: Path) -> str:
-    # newer than PyTorch 2.5 and only for its zip format; otherwise the error names the first one
+def _unsafe_globals(path: Path, message: str) -> List[str]:
+    # PyTorch lists all of them from 2.5 on, in its zip format; the error names the first one
     find = getattr(torch.serialization, 'get_unsafe_globals_in_checkpoint', None)
-    if find is None or not zipfile.is_zipfile(path):
-        return ''
-    return ', '.join(sorted(find(path)))
+    if find is not None and zipfile.is_zipfile(path):
+        return sorted(find(path))
+    return re.findall(r'(?:GLOBAL|global|function|class) ([\w.]+\.\w+)', message)
+
+
+def _damaged(path: Path, reason: Union[str, Exception]) -> ValueError:
+    return ValueError(
+        f'{path} ({path.stat().st_size} bytes) is damaged or truncated: download it again. '
+        f'({reason or "end of file"})'
+    )
 
 
 def _refuse_to_lose(source: Path, target: Path, overwrite: bool) -> None:
