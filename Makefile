@@ -15,7 +15,7 @@ demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests -m 'not slow' -q
+	$(BIN)/python -m pytest tests -m 'not slow' -q --timeout 300
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
