@@ -4,6 +4,7 @@ from .coco import CheckedCocoDataset
 from .coco_metric import CheckedCocoMetric
 from .digits_in_scenes import DigitsInScenes
 from .loading import LoadReadableImage, UnreadableImagesHook
+from .mixed_image_dataset import MixedImageDataset
 from .num_classes_hook import CheckClassesHook
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     'CheckedCocoMetric',
     'DigitsInScenes',
     'LoadReadableImage',
+    'MixedImageDataset',
     'UnreadableImagesHook',
     'batch',
     'transforms',

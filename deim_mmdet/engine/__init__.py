@@ -5,6 +5,7 @@ from .compile_hook import CompileHook
 from .dense_o2o_hook import DenseO2OHook
 from .flat_cosine_lr import FlatCosineLR
 from .non_finite_loss_hook import NonFiniteLossHook
+from .progress_hook import RichProgressHook
 from .rule_optim_wrapper_constructor import RuleOptimWrapperConstructor
 from .two_stage_end_hook import TwoStageEndHook
 from .warmup_ema import WarmupEMA
@@ -17,6 +18,7 @@ __all__ = [
     'DenseO2OHook',
     'FlatCosineLR',
     'NonFiniteLossHook',
+    'RichProgressHook',
     'RuleOptimWrapperConstructor',
     'TwoStageEndHook',
     'WarmupEMA',

@@ -102,8 +102,8 @@ class RuleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for index, rule in enumerate(rules):
             if index not in used:
                 print_log(
-                    f'The rule {dict(rule)} of paramwise_cfg fits no tensor that has a gradient and that '
-                    'the rules before it leave over',
+                    f'The rule {dict(rule)} of paramwise_cfg fits none of the tensors that have a '
+                    'gradient and that the rules before it left over',
                     logger='current',
                     level=logging.WARNING,
                 )

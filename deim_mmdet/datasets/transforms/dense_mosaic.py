@@ -20,8 +20,8 @@ class DenseMosaic(BaseTransform):
     the top left corner of its tile. Then the whole canvas is rotated, scaled and shifted at random.
     Unlike mmdet's ``Mosaic`` there is no random centre, and no image is cropped.
 
-    The other three images come from ``mix_results``, which mmdet's ``MultiImageMixDataset`` fills
-    after asking :meth:`get_indexes`.
+    The other three images come from ``mix_results``, which ``MixedImageDataset`` and mmdet's
+    ``MultiImageMixDataset`` fill after asking :meth:`get_indexes`.
 
     Source: DEIM, arXiv 2412.04234, section 3.2 (Dense O2O).
 
@@ -185,7 +185,7 @@ def _check_parts(parts: List[dict]) -> None:
     if len(parts) != 4:
         raise ValueError(
             f'DenseMosaic needs three dicts in mix_results, but got {len(parts) - 1}; let '
-            'MultiImageMixDataset fill it'
+            'MixedImageDataset fill it'
         )
     for key in UNSUPPORTED_KEYS:
         if key in parts[0]:

@@ -1,5 +1,5 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-from typing import List, Optional, Sequence, Union
+from typing import Callable, List, Optional, Sequence, Union
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -7,7 +7,7 @@ from mmdet.registry import TRANSFORMS
 
 from .dense_o2o_stage import DenseO2OStage, SharedStage
 
-Transforms = Sequence[Union[dict, BaseTransform]]
+Transforms = Sequence[Union[dict, Callable]]
 
 
 @TRANSFORMS.register_module()
@@ -26,15 +26,22 @@ class DenseO2O(BaseTransform):
     ``DenseO2OHook`` sets the stage before every epoch; without the hook it stays at ``stage``. The
     worker processes read it from shared memory, so they may outlive an epoch.
 
-    Use it first in the pipeline of mmdet's ``MultiImageMixDataset``, which loads the images of a
-    mosaic: three when there will be one, none otherwise. Works with any detector.
+    Use it first in the pipeline of ``MixedImageDataset`` (or mmdet's ``MultiImageMixDataset``), which
+    loads the images of a mosaic: three when there will be one, none otherwise. Works with any
+    detector and any data set of mmdet::
+
+        dataset=dict(
+            type='MixedImageDataset',
+            dataset=dict(type='CocoDataset', ..., pipeline=[
+                dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]),
+            pipeline=[dict(type='DenseO2O'), ..., dict(type='PackDetInputs')])
 
     Source: DEIM, arXiv 2412.04234, section 3.2 and the published training settings.
 
     Args:
-        mosaic (list[dict | BaseTransform], optional): Transforms of a mosaic, the one that mixes
+        mosaic (list[dict | Callable], optional): Transforms of a mosaic, the one that mixes
             images first. Defaults to ``DenseMosaic`` and ``PhotometricDistort``.
-        classic (list[dict | BaseTransform], optional): Transforms of a single image. Defaults to
+        classic (list[dict | Callable], optional): Transforms of a single image. Defaults to
             ``PhotometricDistort``, ``ZoomOut`` and ``MaxIoURandomCrop``.
         mosaic_prob (float): Share of mosaics in the stage ``MOSAIC``. Defaults to 0.5.
         stage (int | DenseO2OStage): Stage before a hook sets one. Defaults to ``MOSAIC``.
@@ -61,8 +68,8 @@ class DenseO2O(BaseTransform):
             ]
         if not 0 <= mosaic_prob <= 1:
             raise ValueError(f'mosaic_prob must be in [0, 1], but got {mosaic_prob}')
-        self.mosaic = [TRANSFORMS.build(transform) for transform in mosaic]
-        self.classic = [TRANSFORMS.build(transform) for transform in classic]
+        self.mosaic = _build(mosaic)
+        self.classic = _build(classic)
         if self.mosaic and not hasattr(self.mosaic[0], 'get_indexes'):
             raise ValueError(
                 'The first transform of mosaic must draw the images to mix in get_indexes(), '
@@ -120,3 +127,7 @@ class DenseO2O(BaseTransform):
             f'{type(self).__name__}(mosaic={self.mosaic}, classic={self.classic}, '
             f'mosaic_prob={self.mosaic_prob}, stage={self.stage.name})'
         )
+
+
+def _build(transforms: Transforms) -> List[Callable]:
+    return [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in transforms]

@@ -15,7 +15,8 @@ GREY_BGR = np.array([0.114, 0.587, 0.299], dtype=np.float32)
 class PhotometricDistort(BaseTransform):
     """Random brightness, contrast, saturation, hue and order of channels, in 8 bits.
 
-    Each of the five happens with probability ``prob``; contrast comes second or second to last.
+    Each of the five happens with probability ``prob``; contrast comes second or second to last, one as
+    often as the other.
     Brightness multiplies, contrast and saturation mix the image with its mean grey and with its
     own grey version, and every step is clipped to [0, 255].
 
@@ -67,7 +68,7 @@ class PhotometricDistort(BaseTransform):
                 f'PhotometricDistort needs a uint8 image with 3 channels, but got {img.dtype} of '
                 f'shape {img.shape}; put it before transforms that change the type'
             )
-        contrast_first = self._happens()
+        contrast_first = np.random.random() < 0.5
         distort_contrast = self._happens()
         if self._happens():
             img = change_brightness(img, np.random.uniform(*self.brightness))
