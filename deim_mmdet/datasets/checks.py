@@ -671,7 +671,8 @@ def _check_counts(
 
 
 def _start_of_scan(data: bytes) -> int:
-    """Position of the first start-of-scan marker of a JPEG; 0 when its segments do not lead there."""
+    """Position of the first start-of-scan marker of a JPEG; 0 when its segments do not lead
+    there."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -217,7 +218,16 @@ def _write_data_set(folder: Path, options: DigitsOptions, progress: bool) -> Non
     photographs = find_photographs(options.photographs)
     (folder / 'annotations').mkdir()
     total = options.num_train + options.num_val
-    with tqdm(total=total, desc='digits in scenes', unit='scene', disable=not progress) as bar:
+    # A log file wants a line now and then, not ten a second.
+    pace = 0.1 if sys.stderr.isatty() else 5.0
+    bar = tqdm(
+        total=total,
+        desc='digits in scenes',
+        unit='scene',
+        mininterval=pace,
+        disable=not progress,
+    )
+    with bar:
         for split in SPLITS:
             (folder / split).mkdir()
             images, annotations = [], []

@@ -1,0 +1,93 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""Train on your own data in COCO format: one command, three paths.
+
+    python tools/train_custom.py TRAIN.json VAL.json IMAGE_FOLDER
+
+Takes the classes from TRAIN.json, sets the model to their number, checks the files, and trains. The
+configuration it trains is written beside the checkpoints, to be tested, resumed (mmdet's tools take
+it) or edited.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+import deim_mmdet  # noqa: F401
+from deim_mmdet.datasets.config_checks import check_config, use_coco_files
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / 'configs/deim/deim_dfine_hgnetv2-n_8xb16-160e_coco.py'
+
+
+def parse_args(args=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('train_ann', help='COCO-format annotation file to train on')
+    parser.add_argument('val_ann', help='COCO-format annotation file to evaluate on')
+    parser.add_argument('images', help='folder that the file names in both start from')
+    parser.add_argument('--val-images', help='folder of VAL.json, where it is another one')
+    parser.add_argument('--config', default=str(CONFIG), help='configuration to start from')
+    parser.add_argument('--work-dir', help='defaults to work_dirs/custom_<name of TRAIN.json>')
+    parser.add_argument(
+        '--load-from', help='checkpoint to start from: needs fewer images and epochs'
+    )
+    parser.add_argument('--batch-size', type=int, help='images per batch on each device')
+    parser.add_argument(
+        '--resume', action='store_true', help='go on from the last checkpoint there'
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args(args)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main(args=None) -> int:
+    args = parse_args(args)
+    try:
+        cfg = configure(args)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from None
+    checked, problems = check_config(cfg)
+    problems = problems + [problem for files in checked for problem in files.problems]
+    for problem in problems:
+        print(f'{problem.level}: {problem}', flush=True)
+    if any(problem.level == 'error' for problem in problems):
+        print('Nothing was trained. tools/check_dataset.py looks into the images, too.')
+        return 1
+    Runner.from_cfg(cfg).train()
+    return 0
+
+
+def configure(args) -> Config:
+    cfg = Config.fromfile(args.config)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    cfg = use_coco_files(cfg, args.train_ann, args.val_ann, args.images, args.val_images)
+    if args.batch_size:
+        cfg.train_dataloader.batch_size = args.batch_size
+    if cfg.get('auto_scale_lr'):
+        # The learning rate of a recipe belongs to its total batch size.
+        cfg.auto_scale_lr.enable = True
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.work_dir = args.work_dir or os.path.join('work_dirs', f'custom_{Path(args.train_ann).stem}')
+    # Of several processes the first may have begun to write there already.
+    taken = os.environ.get('RANK', '0') == '0' and os.path.isdir(cfg.work_dir)
+    if taken and os.listdir(cfg.work_dir) and not args.resume:
+        raise FileExistsError(
+            f'{cfg.work_dir} holds an earlier run. Name another folder with --work-dir, or go on '
+            'with --resume.'
+        )
+    cfg.load_from, cfg.resume, cfg.launcher = args.load_from, args.resume, args.launcher
+    return cfg
+
+
+if __name__ == '__main__':
+    sys.exit(main())
