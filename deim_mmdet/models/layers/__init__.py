@@ -1,6 +1,33 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from .conv import (
+    ConvNormAct,
+    FrozenBatchNorm2d,
+    LearnableAffine,
+    RepVGGBlock,
+    fuse_all,
+    switch_to_deploy,
+)
+from .csp_layers import ConvDownsample, CSPRepLayer, RepNCSPELAN4, SeparableDownsample
 from .dfine_decoder import DFINEDecoder
 from .mlp import MLP
 from .query_selection import QuerySelection
+from .transformer_encoder import SinePositions2D, TransformerEncoder, TransformerEncoderLayer
 
-__all__ = ['DFINEDecoder', 'MLP', 'QuerySelection']
+__all__ = [
+    'MLP',
+    'CSPRepLayer',
+    'ConvDownsample',
+    'ConvNormAct',
+    'DFINEDecoder',
+    'FrozenBatchNorm2d',
+    'LearnableAffine',
+    'QuerySelection',
+    'RepNCSPELAN4',
+    'RepVGGBlock',
+    'SeparableDownsample',
+    'SinePositions2D',
+    'TransformerEncoder',
+    'TransformerEncoderLayer',
+    'fuse_all',
+    'switch_to_deploy',
+]

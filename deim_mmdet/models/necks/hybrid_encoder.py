@@ -8,7 +8,6 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from ..layers import csp_layers  # noqa: F401  registers the block types
 from ..layers.conv import ConvNormAct, fuse_all
 from ..layers.transformer_encoder import TransformerEncoder
 
