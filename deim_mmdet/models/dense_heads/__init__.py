@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 from .deim_head import DEIMHead
 from .dfine_head import DFINEHead
+from .quality_ddq_detr_head import QualityDDQDETRHead
 from .rtdetr_head import RTDETRHead
 
-__all__ = ['DEIMHead', 'DFINEHead', 'RTDETRHead']
+__all__ = ['DEIMHead', 'DFINEHead', 'QualityDDQDETRHead', 'RTDETRHead']

@@ -56,11 +56,7 @@ class IoUVarifocalLoss(MatchedQualityLoss):
         reduction: str = 'mean',
         use_sigmoid: bool = True,
     ) -> None:
-        super().__init__(use_sigmoid=use_sigmoid, reduction=reduction, loss_weight=loss_weight)
-        if gamma < 0:
-            raise ValueError(f'gamma must be at least 0, got {gamma}; RT-DETR uses 2')
-        self.alpha = alpha
-        self.gamma = gamma
+        super().__init__(gamma, alpha, loss_weight, reduction, use_sigmoid)
 
     def elementwise(self, cls_scores: Tensor, quality: Tensor, positive: Tensor) -> Tensor:
         """See :func:`iou_varifocal_loss`."""

@@ -31,13 +31,17 @@ def matchability_aware_loss(
     Returns:
         Tensor: Loss of each element, shape (..., C).
     """
-    weight = cls_scores.detach().sigmoid().pow(gamma)
+    weight = _power(cls_scores.detach().sigmoid(), gamma)
     if alpha is not None:
         weight = alpha * weight
     weight = weight.masked_fill(positive, 1)
-    return F.binary_cross_entropy_with_logits(
-        cls_scores, quality.pow(gamma), weight, reduction='none'
-    )
+    target = _power(quality, gamma)
+    return F.binary_cross_entropy_with_logits(cls_scores, target, weight, reduction='none')
+
+
+def _power(x: Tensor, gamma: float) -> Tensor:
+    # pow() of a fractional exponent takes longer than all the rest of the loss together on a CPU
+    return x.sqrt().mul_(x) if gamma == 1.5 else x.pow(gamma)
 
 
 @MODELS.register_module()
@@ -62,11 +66,7 @@ class MatchabilityAwareLoss(MatchedQualityLoss):
         reduction: str = 'mean',
         use_sigmoid: bool = True,
     ) -> None:
-        super().__init__(use_sigmoid=use_sigmoid, reduction=reduction, loss_weight=loss_weight)
-        if gamma < 0:
-            raise ValueError(f'gamma must be at least 0, got {gamma}; DEIM uses 1.5')
-        self.gamma = gamma
-        self.alpha = alpha
+        super().__init__(gamma, alpha, loss_weight, reduction, use_sigmoid)
 
     def elementwise(self, cls_scores: Tensor, quality: Tensor, positive: Tensor) -> Tensor:
         """See :func:`matchability_aware_loss`."""

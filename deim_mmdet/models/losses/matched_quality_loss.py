@@ -11,6 +11,9 @@ from torch import Tensor
 
 from deim_mmdet.models.task_modules.matches import Matches
 
+# (gamma, alpha) of the classification loss in mmdet's DETR configs
+_FOCAL_LOSS = (2.0, 0.25)
+
 
 class MatchedQualityLoss(QualityFocalLoss):
     """Base of classification losses whose target for a matched query is the IoU of its box.
@@ -21,17 +24,38 @@ class MatchedQualityLoss(QualityFocalLoss):
     ``alpha``. Subclasses implement :meth:`elementwise`.
 
     Args:
-        use_sigmoid (bool): Only True is supported: one binary problem per class. Defaults to True.
-        reduction (str): "none", "mean" or "sum", for :meth:`forward`. Defaults to "mean".
+        gamma (float): Exponent of the probability of the background.
+        alpha (float, optional): Factor of the background; None is the same as 1.
         loss_weight (float): Factor of the result. Defaults to 1.
+        reduction (str): "none", "mean" or "sum", for :meth:`forward`. Defaults to "mean".
+        use_sigmoid (bool): Only True is supported: one binary problem per class. Defaults to True.
     """
 
     def __init__(
-        self, use_sigmoid: bool = True, reduction: str = 'mean', loss_weight: float = 1.0
+        self,
+        gamma: float,
+        alpha: Optional[float],
+        loss_weight: float = 1.0,
+        reduction: str = 'mean',
+        use_sigmoid: bool = True,
     ) -> None:
+        name = type(self).__name__
         if not use_sigmoid:
-            raise ValueError(f'{type(self).__name__} supports use_sigmoid=True only, got False')
+            raise ValueError(
+                f'{name} supports use_sigmoid=True only, got False; if a parent config says so, '
+                'write loss_cls=dict(_delete_=True, ...)'
+            )
+        if gamma < 0:
+            raise ValueError(f'gamma of {name} must be at least 0, got {gamma}')
+        if (gamma, alpha) == _FOCAL_LOSS:
+            warnings.warn(
+                f"{name} got gamma={gamma} and alpha={alpha}, the values of mmdet's FocalLoss. If "
+                'they come from a parent config, write loss_cls=dict(_delete_=True, ...)'
+            )
         super().__init__(use_sigmoid=True, reduction=reduction, loss_weight=loss_weight)
+        self.gamma = gamma
+        self.alpha = alpha
+        self._has_warned = False
 
     @abstractmethod
     def elementwise(self, cls_scores: Tensor, quality: Tensor, positive: Tensor) -> Tensor:
@@ -128,7 +152,7 @@ class MatchedQualityLoss(QualityFocalLoss):
         return positive * ious.detach().float()[:, None], positive
 
     def _warn_of_missing_ious(self) -> None:
-        if not getattr(self, '_has_warned', False):
+        if not self._has_warned:
             self._has_warned = True
             warnings.warn(
                 f'{type(self).__name__} was given labels without IoUs and takes every IoU as 1. '

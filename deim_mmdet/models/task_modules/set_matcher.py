@@ -8,7 +8,7 @@ from mmdet.registry import TASK_UTILS
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from deim_mmdet.ops.boxes import cxcywh_to_xyxy, pairwise_giou
+from deim_mmdet.ops.boxes import aligned_iou_giou, cxcywh_to_xyxy
 
 from .matches import Matches, to_device
 from .targets import BatchTargets
@@ -131,12 +131,12 @@ class SetMatcher:
             Tensor: Finite costs, shape (S, T, N), float32.
         """
         # Objects are not padded to the longest image: T rows, each against its own image.
-        cost = self._focal_cost(cls_scores, targets).mul_(self.cost_class)
-        queries = bboxes.float()[:, targets.batch_index]  # (S, bs, N, 4) -> (S, T, N, 4)
         objects = targets.boxes[:, None]  # (T, 1, 4)
-        for query_side, object_side in zip(queries.unbind(-1), objects.unbind(-1)):
-            cost.add_((query_side - object_side).abs_(), alpha=self.cost_bbox)
-        giou = pairwise_giou(cxcywh_to_xyxy(objects), cxcywh_to_xyxy(queries)).squeeze(-2)
+        queries = bboxes.float()
+        cost = self._focal_cost(cls_scores, targets).mul_(self.cost_class)
+        cost.add_(_l1_distance(_by_object(queries, targets), objects), alpha=self.cost_bbox)
+        queries = _by_object(cxcywh_to_xyxy(queries), targets)
+        _, giou = aligned_iou_giou(queries, cxcywh_to_xyxy(objects))
         cost.sub_(giou, alpha=self.cost_giou)
         return cost.nan_to_num_(_NON_FINITE_COST, _NON_FINITE_COST, _NON_FINITE_COST)
 
@@ -159,3 +159,21 @@ class SetMatcher:
                 'image. Raise num_queries, or crop or filter such images.',
                 stacklevel=3,
             )
+
+
+def _by_object(boxes: Tensor, targets: BatchTargets) -> Tensor:
+    """The boxes of each object's image: (S, bs, N, 4) -> (S, T, N, 4).
+
+    In memory each coordinate is a plane of its own, which makes the arithmetic on planes several
+    times faster on a CPU than on every fourth number.
+    """
+    return boxes.movedim(-1, 0).contiguous()[:, :, targets.batch_index].movedim(0, -1)
+
+
+def _l1_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of absolute differences over the last dimension, without holding them all at once."""
+    a, b = a.unbind(-1), b.unbind(-1)
+    distance = (a[0] - b[0]).abs_()
+    for i in range(1, 4):
+        distance.add_((a[i] - b[i]).abs_())
+    return distance

@@ -263,5 +263,8 @@ def test_registered_as_a_quality_focal_loss(name):
     assert loss.use_sigmoid and loss.loss_weight == 2
     with pytest.raises(ValueError, match='use_sigmoid=True only'):
         MODELS.build(dict(type=name, use_sigmoid=False))
-    with pytest.raises(ValueError, match='gamma must be at least 0, got -1'):
+    with pytest.raises(ValueError, match='must be at least 0, got -1'):
         MODELS.build(dict(type=name, gamma=-1))
+    # what a child config gets when it does not delete its parent's FocalLoss
+    with pytest.warns(UserWarning, match='_delete_=True'):
+        MODELS.build(dict(type=name, use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0))
