@@ -1,5 +1,5 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""Boxes: the two layouts, and overlaps of aligned pairs and of all pairs.
+"""Boxes: the two layouts, and overlaps of aligned pairs.
 
 Every function takes any leading dimensions, broadcasts them, and keeps the dtype it is given.
 Degenerate boxes (no width or height) overlap nothing and give finite values and gradients.
@@ -66,23 +66,7 @@ def aligned_iou_giou(a: Tensor, b: Tensor) -> Tuple[Tensor, Tensor]:
         tuple[Tensor, Tensor]: IoU in [0, 1] and GIoU in [-1, 1], each of shape (...).
             GIoU = IoU - (hull - union) / hull (`arXiv:1902.09630`).
     """
-    return _iou_giou(a.unbind(-1), b.unbind(-1))
-
-
-def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU of every box of ``a`` with every box of ``b``.
-
-    Args:
-        a (Tensor): Boxes, shape (..., N, 4), ordered (x1, y1, x2, y2), any unit.
-        b (Tensor): Boxes in the same order and unit, shape (..., M, 4).
-
-    Returns:
-        Tensor: GIoU, shape (..., N, M), each in [-1, 1].
-    """
-    return _iou_giou(a[..., :, None, :].unbind(-1), b[..., None, :, :].unbind(-1))[1]
-
-
-def _iou_giou(a: Tuple[Tensor, ...], b: Tuple[Tensor, ...]) -> Tuple[Tensor, Tensor]:
+    a, b = a.unbind(-1), b.unbind(-1)
     intersection, union = _intersection_and_union(a, b)
     iou = intersection / union
     hull_w = torch.maximum(a[2], b[2]) - torch.minimum(a[0], b[0])

@@ -56,11 +56,13 @@ def integral(corners: Tensor, weights: Tensor) -> Tensor:
         weights (Tensor): W(n), shape (reg_max + 1,).
 
     Returns:
-        Tensor: Distances, shape (..., 4), in units of (reference size / reg_scale).
+        Tensor: Distances, shape (..., 4), in units of (reference size / reg_scale), in the wider
+            dtype of the two.
     """
     # (..., 4 * (reg_max + 1)) -> (..., 4, reg_max + 1) -> (..., 4)
     probabilities = corners.unflatten(-1, (4, weights.numel())).softmax(dim=-1)
-    return probabilities @ weights.to(probabilities)
+    # not a matrix product: autocast would run it in half precision, which moves sides by pixels
+    return (probabilities * weights).sum(dim=-1)
 
 
 def distances_to_boxes(references: Tensor, distances: Tensor, reg_scale: float) -> Tensor:

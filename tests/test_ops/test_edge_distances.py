@@ -68,6 +68,14 @@ def test_integral_is_the_expectation():
     torch.testing.assert_close(integral(corners.flatten(), weights), weights[bins])
 
 
+def test_integral_under_autocast_keeps_single_precision():
+    torch.manual_seed(0)
+    corners, weights = torch.randn(64, 132), weighting_function(REG_MAX)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = integral(corners, weights)
+    torch.testing.assert_close(found, integral(corners, weights), rtol=1e-5, atol=1e-5)
+
+
 def test_distances_to_boxes_of_the_reference(reference):
     found = distances_to_boxes(reference['points'], reference['distance'], reference['reg_scale'])
     torch.testing.assert_close(found, reference['distance2bbox'], rtol=1e-5, atol=1e-5)
