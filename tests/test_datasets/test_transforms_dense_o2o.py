@@ -239,10 +239,12 @@ def test_other_images_are_drawn_uniformly():
 
 def test_none_asks_for_another_image():
     switch = DenseO2O(classic=[lambda results: None, Mark('never')], stage=CLASSIC)
-    assert switch(dict()) is None
+    assert switch({}) is None
 
 
 def test_switch_refuses():
+    with pytest.raises(ValueError, match='MixedImageDataset'):
+        make_switch(MOSAIC)({})
     with pytest.raises(ValueError, match='get_indexes'):
         DenseO2O(mosaic=[dict(type='PhotometricDistort'), dict(type='DenseMosaic')])
     with pytest.raises(ValueError, match='mosaic_prob'):

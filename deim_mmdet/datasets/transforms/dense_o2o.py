@@ -26,9 +26,9 @@ class DenseO2O(BaseTransform):
     ``DenseO2OHook`` sets the stage before every epoch; without the hook it stays at ``stage``. The
     worker processes read it from shared memory, so they may outlive an epoch.
 
-    Use it first in the pipeline of ``MixedImageDataset`` (or mmdet's ``MultiImageMixDataset``), which
-    loads the images of a mosaic: three when there will be one, none otherwise. Works with any
-    detector and any data set of mmdet::
+    Use it first in the pipeline of ``MixedImageDataset`` (or mmdet's ``MultiImageMixDataset``),
+    which loads the images of a mosaic: three when there will be one, none otherwise. Works with
+    any detector and any data set of mmdet::
 
         dataset=dict(
             type='MixedImageDataset',
@@ -109,7 +109,15 @@ class DenseO2O(BaseTransform):
 
         Returns:
             dict | None: What the last transform returned; None asks for another image.
+
+        Raises:
+            ValueError: If nobody draws the images of a mosaic.
         """
+        if self.stage is DenseO2OStage.MOSAIC and self.mosaic_prob and 'mix_results' not in results:
+            raise ValueError(
+                'DenseO2O got no mix_results, so there would never be a mosaic: put it into the '
+                'pipeline of a MixedImageDataset around the data set, or set mosaic_prob=0'
+            )
         if results.get('mix_results'):
             transforms = self.mosaic
         elif self.stage in (DenseO2OStage.MOSAIC, DenseO2OStage.CLASSIC):

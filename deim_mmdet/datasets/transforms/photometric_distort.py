@@ -15,10 +15,9 @@ GREY_BGR = np.array([0.114, 0.587, 0.299], dtype=np.float32)
 class PhotometricDistort(BaseTransform):
     """Random brightness, contrast, saturation, hue and order of channels, in 8 bits.
 
-    Each of the five happens with probability ``prob``; contrast comes second or second to last, one as
-    often as the other.
-    Brightness multiplies, contrast and saturation mix the image with its mean grey and with its
-    own grey version, and every step is clipped to [0, 255].
+    Each of the five happens with probability ``prob``; contrast comes second or second to last, one
+    as often as the other. Brightness multiplies, contrast and saturation mix the image with its
+    mean grey and with its own grey version, and every step is clipped to [0, 255].
 
     Differs from mmdet's ``PhotoMetricDistortion``, which adds brightness, scales contrast about
     black, and hands on float32 images that leave [0, 255]: four times the memory through resizing,
