@@ -1,7 +1,9 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""Where the time of a training step goes: data loading, forward, matching, losses, backward, optimiser.
+"""Where the time of a training step goes: data loading, forward, matching, losses, backward,
+optimiser.
 
-python tools/benchmark_training.py configs/deim/deim_dfine_hgnetv2-n_8xb16-160e_coco.py --batch-size 8
+python tools/benchmark_training.py configs/deim/deim_dfine_hgnetv2-n_8xb16-160e_coco.py
+--batch-size 8
 """
 
 import argparse
@@ -23,14 +25,20 @@ PHASES = ('forward', 'matching', 'losses', 'backward', 'optimiser')
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config', help='config file of a detector with a set-prediction head of this package')
-    parser.add_argument('--size', type=int, nargs='+', default=[640], help='input height and width, or one side')
+    parser.add_argument(
+        'config', help='config file of a detector with a set-prediction head of this package'
+    )
+    parser.add_argument(
+        '--size', type=int, nargs='+', default=[640], help='input height and width, or one side'
+    )
     parser.add_argument('--batch-size', type=int, default=8, help='images per step')
     parser.add_argument('--objects', type=int, default=60, help='objects per image')
     parser.add_argument('--steps', type=int, default=5, help='timed steps')
     parser.add_argument('--warmup', type=int, default=1, help='steps before the timed ones')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--loader', action='store_true', help="also time batches of the config's train_dataloader")
+    parser.add_argument(
+        '--loader', action='store_true', help="also time batches of the config's train_dataloader"
+    )
     parser.add_argument('--seed', type=int, default=0)
     return parser.parse_args()
 
@@ -44,15 +52,17 @@ def main():
 
     model = build_model(config, args.device)
     optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
-    batch = synthetic_batch(args.batch_size, height, width, args.objects, model.bbox_head.num_classes)
+    batch = synthetic_batch(
+        args.batch_size, height, width, args.objects, model.bbox_head.num_classes
+    )
     times = time_steps(model, optim_wrapper, batch, args.warmup, args.steps)
     if args.loader:
         times['data loading'] = time_loader(config, args.warmup, args.steps)
 
     print(
-        f'{args.config}\n{args.batch_size} images of {height} x {width}, {args.objects} objects each, '
-        f'{args.device}, torch {torch.__version__}, {torch.get_num_threads()} threads, '
-        f'median of {args.steps} steps'
+        f'{args.config}\n{args.batch_size} images of {height} x {width}, '
+        f'{args.objects} objects each, {args.device}, torch {torch.__version__}, '
+        f'{torch.get_num_threads()} threads, median of {args.steps} steps'
     )
     print_table(times)
 
@@ -69,7 +79,9 @@ def build_model(config: Config, device: str) -> torch.nn.Module:
     return model.to(device).train()
 
 
-def synthetic_batch(batch_size: int, height: int, width: int, objects: int, num_classes: int) -> Dict[str, list]:
+def synthetic_batch(
+    batch_size: int, height: int, width: int, objects: int, num_classes: int
+) -> Dict[str, list]:
     """Noise images with random boxes inside them, as a collated batch of the data loader."""
     from mmdet.structures import DetDataSample
 
@@ -79,7 +91,9 @@ def synthetic_batch(batch_size: int, height: int, width: int, objects: int, num_
         centre = wh / 2 + (1 - wh) * torch.rand(objects, 2)
         boxes = torch.cat([centre - wh / 2, centre + wh / 2], dim=1)
         sample = DetDataSample(
-            metainfo=dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
+            metainfo=dict(
+                img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0)
+            )
         )
         sample.gt_instances = InstanceData(
             bboxes=boxes * boxes.new_tensor([width, height, width, height]),
@@ -90,7 +104,9 @@ def synthetic_batch(batch_size: int, height: int, width: int, objects: int, num_
     return dict(inputs=images, data_samples=samples)
 
 
-def time_steps(model, optim_wrapper, batch: Dict[str, list], warmup: int, steps: int) -> Dict[str, List[float]]:
+def time_steps(
+    model, optim_wrapper, batch: Dict[str, list], warmup: int, steps: int
+) -> Dict[str, List[float]]:
     """Seconds of every phase of every timed step; phases do not contain each other."""
     clock = PhaseClock(next(model.parameters()).device)
     clock.wrap(model, 'loss', 'forward')

@@ -1,8 +1,8 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """Multi-scale deformable sampling with PyTorch's own ``grid_sample``.
 
-Every level may have its own number of sampling points, which D-FINE needs and mmcv's compiled operator
-cannot do. The graph exports to standard ONNX operators.
+Every level may have its own number of sampling points, which D-FINE needs and mmcv's compiled
+operator cannot do. The graph exports to standard ONNX operators.
 """
 
 from typing import List, Sequence, Tuple
@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def split_levels(memory: Tensor, num_heads: int, spatial_shapes: Sequence[Tuple[int, int]]) -> List[Tensor]:
-    """Cut flattened multi-level features into one map per level, heads moved to the batch dimension.
+def split_levels(
+    memory: Tensor, num_heads: int, spatial_shapes: Sequence[Tuple[int, int]]
+) -> List[Tensor]:
+    """Cut flattened multi-level features into one map per level, heads moved to the batch
+    dimension.
 
     Args:
-        memory (Tensor): Features, shape (bs, sum of H*W, embed_dims), levels concatenated from fine to
-            coarse, each in row-major order.
+        memory (Tensor): Features, shape (bs, sum of H*W, embed_dims), levels concatenated from
+            fine to coarse, each in row-major order.
         num_heads (int): Number of attention heads.
         spatial_shapes (Sequence[tuple[int, int]]): (H, W) of every level.
 
@@ -42,10 +45,10 @@ def deformable_sampling(
 
     Args:
         value_levels (Sequence[Tensor]): Output of :func:`split_levels`.
-        locations (Tensor): Sampling points, shape (bs, num_queries, num_heads, sum of points, 2), ordered
-            (x, y), normalised so that [0, 1] spans the map; points outside read zeros.
-        attention_weights (Tensor): Shape (bs, num_queries, num_heads, sum of points), sums to 1 over the
-            last dimension.
+        locations (Tensor): Sampling points, shape (bs, num_queries, num_heads, sum of points, 2),
+            ordered (x, y), normalised so that [0, 1] spans the map; points outside read zeros.
+        attention_weights (Tensor): Shape (bs, num_queries, num_heads, sum of points), sums to 1
+            over the last dimension.
         points_per_level (Sequence[int]): Number of points of each level.
 
     Returns:

@@ -1,7 +1,8 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-from deim_mmdet.models.dense_heads.dfine_head import DFINEHead
 from mmdet.registry import MODELS
 from mmdet.utils import ConfigType
+
+from deim_mmdet.models.dense_heads.dfine_head import DFINEHead
 
 
 @MODELS.register_module()

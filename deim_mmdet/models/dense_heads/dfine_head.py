@@ -2,6 +2,8 @@
 from dataclasses import dataclass
 from typing import Dict, List, Tuple
 
+from mmdet.registry import MODELS
+from mmdet.utils import ConfigType
 from torch import Tensor
 
 from deim_mmdet.models.dense_heads.rtdetr_head import Assignment, RTDETRHead, mean_over_ranks
@@ -9,8 +11,6 @@ from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.targets import BatchTargets
 from deim_mmdet.ops.boxes import aligned_iou, cxcywh_to_xyxy
 from deim_mmdet.ops.edge_distances import boxes_to_bins, weighting_function
-from mmdet.registry import MODELS
-from mmdet.utils import ConfigType
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class DFINEHead(RTDETRHead):
     def box_terms(
         self, sets: PredictionSets, targets: BatchTargets, assignment: UnionAssignment
     ) -> Dict[str, Tensor]:
-        """L1 and IoU of every set, shape (S,); FGL of every layer, (L,); DDF of all but the last, (L - 1,)."""
+        """L1 and IoU of all sets, (S,); FGL of all layers, (L,); DDF of the first L - 1."""
         terms = super().box_terms(sets, targets, assignment)
         pairs = assignment.box
         gt_bboxes = targets.boxes[pairs.target_index]  # (P, 4)
@@ -85,7 +85,9 @@ class DFINEHead(RTDETRHead):
         # every layer measures from the same box, so the target bins are the same for all
         references = sets.references[pairs.batch_index, pairs.query_index]
         bins = boxes_to_bins(references, gt_bboxes, self.bin_values, self.reg_scale)
-        terms['loss_fgl'] = self.loss_fgl(pairs.gather(sets.corners), bins, ious, assignment.num_box)
+        terms['loss_fgl'] = self.loss_fgl(
+            pairs.gather(sets.corners), bins, ious, assignment.num_box
+        )
         terms['loss_ddf'] = self.loss_ddf(
             sets.corners, sets.cls_scores[-1], pairs, ious, assignment.roots
         )

@@ -3,17 +3,17 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional, Tuple
 
 import torch
+from mmdet.registry import MODELS, TASK_UTILS
+from mmdet.structures import SampleList
+from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptMultiConfig, reduce_mean
 from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.matches import Matches
+from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.targets import BatchTargets
 from deim_mmdet.ops.boxes import aligned_iou, cxcywh_to_xyxy
-from mmdet.registry import MODELS, TASK_UTILS
-from mmdet.structures import SampleList
-from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptMultiConfig, reduce_mean
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Assignment:
 
 @MODELS.register_module()
 class RTDETRHead(BaseModule):
-    """Matching, losses and post-processing of RT-DETR and RT-DETRv2. It has no weights: the decoder predicts.
+    """Matching, losses and post-processing of RT-DETR and RT-DETRv2.
+
+    It has no weights: the decoder predicts.
 
     Args:
         num_classes (int): Number of classes C.
@@ -50,7 +52,9 @@ class RTDETRHead(BaseModule):
     def __init__(
         self,
         num_classes: int,
-        loss_cls: ConfigType = dict(type='IoUVarifocalLoss', alpha=0.75, gamma=2.0, loss_weight=1.0),
+        loss_cls: ConfigType = dict(
+            type='IoUVarifocalLoss', alpha=0.75, gamma=2.0, loss_weight=1.0
+        ),
         loss_bbox: ConfigType = dict(type='L1Loss', loss_weight=5.0),
         loss_iou: ConfigType = dict(type='GIoULoss', loss_weight=2.0),
         matcher: ConfigType = dict(type='SetMatcher'),
@@ -79,13 +83,14 @@ class RTDETRHead(BaseModule):
         Args:
             sets (PredictionSets): Stacked predictions, the encoder's first, the final layer's last.
             targets (BatchTargets): Ground truth of the batch.
-            denoising_sets (PredictionSets, optional): Predictions of the denoising queries; no encoder set.
+            denoising_sets (PredictionSets, optional): Predictions of the denoising queries; no
+                encoder set.
             denoising (DenoisingQueries, optional): Their known pairs and number of groups.
 
         Returns:
-            dict[str, Tensor]: Weighted scalars, named as mmdet's DETR heads name theirs: ``loss_cls`` of
-            the final layer, ``d0.loss_cls`` of the first, ``enc_loss_cls`` of the encoder,
-            ``dn_loss_cls``, ``d0.dn_loss_cls`` of the denoising queries.
+            dict[str, Tensor]: Weighted scalars, named as mmdet's DETR heads name theirs:
+            ``loss_cls`` of the final layer, ``d0.loss_cls`` of the first, ``enc_loss_cls`` of the
+            encoder, ``dn_loss_cls``, ``d0.dn_loss_cls`` of the denoising queries.
         """
         with torch.autocast(sets.bboxes.device.type, enabled=False):
             sets = sets.float()
@@ -162,19 +167,24 @@ class RTDETRHead(BaseModule):
         }
 
     def predict(
-        self, cls_scores: Tensor, bboxes: Tensor, batch_data_samples: SampleList, rescale: bool = True
+        self,
+        cls_scores: Tensor,
+        bboxes: Tensor,
+        batch_data_samples: SampleList,
+        rescale: bool = True,
     ) -> InstanceList:
         """Detections of a batch.
 
         Args:
             cls_scores (Tensor): Class logits of one set, shape (bs, N, C).
-            bboxes (Tensor): Normalised boxes, shape (bs, N, 4), ordered (cx, cy, w, h), each in [0, 1].
+            bboxes (Tensor): Normalised boxes, shape (bs, N, 4), ordered (cx, cy, w, h), each in
+                [0, 1].
             batch_data_samples (list[DetDataSample]): Meta information of the images.
             rescale (bool): Whether boxes are in pixels of the original image, or of the input.
 
         Returns:
-            list[InstanceData]: Per image ``bboxes`` (K, 4) as xyxy, clipped to the image, ``scores`` (K,)
-            falling, ``labels`` (K,).
+            list[InstanceData]: Per image ``bboxes`` (K, 4) as xyxy, clipped to the image,
+            ``scores`` (K,) falling, ``labels`` (K,).
         """
         scores, labels, bboxes = top_detections(cls_scores, bboxes, self.max_per_img)
         metas = [sample.metainfo for sample in batch_data_samples]
@@ -182,14 +192,18 @@ class RTDETRHead(BaseModule):
         sizes_wh = [meta.get('batch_input_shape', meta['img_shape'])[::-1] for meta in metas]
         limits_wh = [meta['img_shape'][1::-1] for meta in metas]
         scales_wh = [meta['scale_factor'] if rescale else (1, 1) for meta in metas]
-        sizes, limits, scales = bboxes.new_tensor([sizes_wh, limits_wh, scales_wh]).repeat(1, 1, 2)[:, :, None]
+        limits = bboxes.new_tensor([sizes_wh, limits_wh, scales_wh])
+        sizes, limits, scales = limits.repeat(1, 1, 2).unsqueeze(2)  # each (bs, 1, 4)
         bboxes = torch.minimum((bboxes * sizes).clamp(min=0), limits) / scales
         return [
-            InstanceData(bboxes=bboxes[i], scores=scores[i], labels=labels[i]) for i in range(len(metas))
+            InstanceData(bboxes=bboxes[i], scores=scores[i], labels=labels[i])
+            for i in range(len(metas))
         ]
 
 
-def top_detections(cls_scores: Tensor, bboxes: Tensor, max_per_img: int) -> Tuple[Tensor, Tensor, Tensor]:
+def top_detections(
+    cls_scores: Tensor, bboxes: Tensor, max_per_img: int
+) -> Tuple[Tensor, Tensor, Tensor]:
     """The best (query, class) combinations; a query may appear with several classes.
 
     Args:
@@ -198,8 +212,8 @@ def top_detections(cls_scores: Tensor, bboxes: Tensor, max_per_img: int) -> Tupl
         max_per_img (int): How many to keep.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor]: Scores (bs, K) falling, labels (bs, K), normalised boxes (bs, K, 4)
-        ordered (x1, y1, x2, y2); K = min(max_per_img, N * C).
+        tuple[Tensor, Tensor, Tensor]: Scores (bs, K) falling, labels (bs, K), normalised boxes
+        (bs, K, 4) ordered (x1, y1, x2, y2); K = min(max_per_img, N * C).
     """
     num_classes = cls_scores.shape[-1]
     scores = cls_scores.float().sigmoid().flatten(1)  # (bs, N, C) -> (bs, N * C)

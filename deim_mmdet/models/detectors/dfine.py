@@ -2,16 +2,17 @@
 from typing import Dict, List
 
 import torch.nn as nn
+from mmdet.registry import MODELS
+from mmdet.utils import ConfigType
 from torch import Tensor
 
 from deim_mmdet.models.detectors.rtdetr import RTDETR
-from mmdet.registry import MODELS
-from mmdet.utils import ConfigType
 
 
 @MODELS.register_module()
 class DFINE(RTDETR):
-    """D-FINE: RT-DETR with boxes as edge distributions (2410.13842); DEIM trains the same model (2412.04234).
+    """D-FINE: RT-DETR with boxes as edge distributions (2410.13842); DEIM trains the same model
+    (2412.04234).
 
     ``reg_max``, ``reg_scale`` and ``up`` are stated once, in ``decoder``.
 
@@ -35,7 +36,8 @@ class DFINE(RTDETR):
 
 
 def refuse_other_distances(module: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *args):
-    """Stop when a checkpoint measures edge distances in another unit: its boxes would silently be wrong.
+    """Stop when a checkpoint measures edge distances in another unit: its boxes would silently be
+    wrong.
 
     Raises:
         ValueError: If ``decoder.reg_scale`` or ``decoder.up`` differs from the model's.

@@ -4,22 +4,23 @@ from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
+from mmdet.models.detectors import BaseDetector
+from mmdet.registry import MODELS
+from mmdet.structures import OptSampleList, SampleList
+from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
 from torch import Tensor
 
 from deim_mmdet.models.layers.query_selection import QuerySelection, SelectedQueries
 from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.targets import BatchTargets
-from mmdet.models.detectors import BaseDetector
-from mmdet.registry import MODELS
-from mmdet.structures import OptSampleList, SampleList
-from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
 
 SpatialShapes = Tuple[Tuple[int, int], ...]
 
 
 @MODELS.register_module()
 class RTDETR(BaseDetector):
-    """Real-time DETR: convolutional features, queries selected among their tokens, a decoder (2304.08069).
+    """Real-time DETR: convolutional features, queries selected among their tokens, a decoder
+    (2304.08069).
 
     The number of classes is stated once, in ``bbox_head``.
 
@@ -69,14 +70,18 @@ class RTDETR(BaseDetector):
         )
         self.denoising = None
         if denoising is not None:
-            self.denoising = MODELS.build(dict(denoising, num_classes=num_classes, embed_dims=embed_dims))
+            self.denoising = MODELS.build(
+                dict(denoising, num_classes=num_classes, embed_dims=embed_dims)
+            )
         self.register_load_state_dict_pre_hook(refuse_other_sizes)
 
     def build_memory_projs(self, in_channels: List[int], embed_dims: int) -> nn.ModuleList:
         """1x1 convolution and norm per encoder level, into the decoder's channels."""
         return nn.ModuleList(
             nn.Sequential(
-                OrderedDict(conv=nn.Conv2d(c, embed_dims, 1, bias=False), norm=nn.BatchNorm2d(embed_dims))
+                OrderedDict(
+                    conv=nn.Conv2d(c, embed_dims, 1, bias=False), norm=nn.BatchNorm2d(embed_dims)
+                )
             )
             for c in in_channels
         )
@@ -122,7 +127,8 @@ class RTDETR(BaseDetector):
             rescale (bool): Whether boxes are in pixels of the original image, or of the input.
 
         Returns:
-            list[DetDataSample]: With ``bboxes`` (K, 4) as xyxy, ``scores`` (K,) falling, ``labels`` (K,).
+            list[DetDataSample]: With ``bboxes`` (K, 4) as xyxy, ``scores`` (K,) falling,
+                ``labels`` (K,).
         """
         cls_scores, bboxes = self._forward(batch_inputs)
         results = self.bbox_head.predict(cls_scores[-1], bboxes[-1], batch_data_samples, rescale)
@@ -135,8 +141,9 @@ class RTDETR(BaseDetector):
 
         Returns:
             tuple[Tensor, Tensor]: Class logits, shape (S, bs, N, C), and normalised boxes, shape
-            (S, bs, N, 4), ordered (cx, cy, w, h), each in [0, 1]; the final layer last. S counts the
-            encoder, the initial box (D-FINE) and every layer in training, the final layer alone otherwise.
+            (S, bs, N, 4), ordered (cx, cy, w, h), each in [0, 1]; the final layer last. S counts
+            the encoder, the initial box (D-FINE) and every layer in training, the final layer alone
+            otherwise.
         """
         memory, spatial_shapes = self.encode(batch_inputs)
         selected = self.query_selection(memory, spatial_shapes)
@@ -150,7 +157,7 @@ class RTDETR(BaseDetector):
         return self.neck(self.backbone(batch_inputs))
 
     def encode(self, batch_inputs: Tensor) -> Tuple[Tensor, SpatialShapes]:
-        """Tokens of all levels, (bs, sum of H*W, embed_dims), row-major, and (H, W) of every level."""
+        """Tokens of all levels, (bs, sum of H*W, embed_dims), row-major, and their (H, W)."""
         levels = [proj(x) for proj, x in zip(self.memory_projs, self.extract_feat(batch_inputs))]
         spatial_shapes = tuple(tuple(level.shape[-2:]) for level in levels)
         # (bs, embed_dims, H, W) of each level -> (bs, sum of H*W, embed_dims)
@@ -172,28 +179,12 @@ class RTDETR(BaseDetector):
             attn_mask = denoising.attn_mask
         return self.decoder(content, references, memory, spatial_shapes, attn_mask)
 
-    def parse_losses(self, losses: Dict[str, Tensor]) -> Tuple[Tensor, Dict[str, float]]:
-        """Sum the terms and bring all of them to the host in one copy.
-
-        mmengine logs each value with a copy of its own, dozens per step for a DETR.
-
-        Args:
-            losses (dict[str, Tensor]): Scalars of :meth:`loss`.
-
-        Returns:
-            tuple[Tensor, dict[str, float]]: The loss to differentiate, and every value to log.
-        """
-        values = torch.stack([value.mean() for value in losses.values()])
-        loss = values.sum()
-        names = ['loss', *losses]
-        return loss, OrderedDict(zip(names, torch.cat([loss[None], values]).detach().tolist()))
-
 
 def refuse_other_sizes(module: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *args):
     """Stop when a checkpoint belongs to a model of another size.
 
-    Tensors whose shape depends on the number of classes may differ: they are left at their initial values,
-    as for every mmdet detector.
+    Tensors whose shape depends on the number of classes may differ: they are left at their initial
+    values, as for every mmdet detector.
 
     Raises:
         ValueError: If any other tensor has another shape.
@@ -208,7 +199,7 @@ def refuse_other_sizes(module: nn.Module, state_dict: Dict[str, Tensor], prefix:
     ]
     if different:
         raise ValueError(
-            f'the checkpoint is of another model size: {len(different)} of {len(own)} tensors differ in '
-            f'shape, first {different[0]}. Use the config that the checkpoint was trained with, or remove '
-            'load_from / the checkpoint argument.'
+            f'the checkpoint is of another model size: {len(different)} of {len(own)} tensors '
+            f'differ in shape, first {different[0]}. Use the config that the checkpoint was '
+            'trained with, or leave out load_from / the checkpoint.'
         )

@@ -1,14 +1,15 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """The D-FINE decoder: boxes as four edge distributions, refined layer by layer (arXiv 2410.13842).
 
-Differs from the published implementation: predictions of all layers come stacked, the number of images,
-the input size and its aspect are read from the tensors.
+Differs from the published implementation: predictions of all layers come stacked, the number of
+images, the input size and its aspect are read from the tensors.
 """
 
 from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn as nn
+from mmdet.registry import MODELS
 from mmengine.model import BaseModule, bias_init_with_prob
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from deim_mmdet.models.layers.multi_point_attention import MultiPointAttention
 from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
 from deim_mmdet.ops.deformable_attention import split_levels
 from deim_mmdet.ops.edge_distances import distances_to_boxes, integral, weighting_function
-from mmdet.registry import MODELS
 
 # Keeps activations inside half precision's range.
 HALF_MAX = 65504.0
@@ -78,9 +78,12 @@ class DFINEDecoder(BaseModule):
         )
         self.query_pos_mlp = MLP(4, 2 * embed_dims, embed_dims, num_layers=2, act=act)
         self.initial_reg_branch = MLP(embed_dims, embed_dims, 4, num_layers=3, act=act)
-        self.cls_branches = nn.ModuleList(nn.Linear(embed_dims, num_classes) for _ in range(num_layers))
+        self.cls_branches = nn.ModuleList(
+            nn.Linear(embed_dims, num_classes) for _ in range(num_layers)
+        )
         self.reg_branches = nn.ModuleList(
-            MLP(embed_dims, embed_dims, num_corners, num_layers=3, act=act) for _ in range(num_layers)
+            MLP(embed_dims, embed_dims, num_corners, num_layers=3, act=act)
+            for _ in range(num_layers)
         )
         self.quality_branches = nn.ModuleList(LocationQuality(act=act) for _ in range(num_layers))
         self.distance_unit = float(reg_scale)  # on the host
@@ -114,7 +117,8 @@ class DFINEDecoder(BaseModule):
             attn_mask (Tensor, optional): Bool, shape (N, N), True where a query may not attend.
 
         Returns:
-            PredictionSets: In training S = L + 1 sets (initial box, layer 1 .. L), otherwise the last alone.
+            PredictionSets: In training S = L + 1 sets (initial box, layer 1 .. L), otherwise the
+            last alone.
         """
         value_levels = split_levels(memory, self.num_heads, spatial_shapes)
         output, previous_output, corners = content, 0, 0
@@ -150,6 +154,12 @@ class DFINEDecoder(BaseModule):
             references=initial,
         )
 
+    def switch_to_deploy(self):
+        """Drop what only training looks at: the class logits of all layers but the last."""
+        for branches in (self.cls_branches, self.quality_branches):
+            for i in range(self.num_layers - 1):
+                branches[i] = nn.Identity()
+
     def initial_box(self, output: Tensor, boxes: Tensor) -> Tensor:
         """The box that the first layer's output turns its reference into, shape (bs, N, 4)."""
         boxes = boxes.clamp(REFERENCE_EPS, 1 - REFERENCE_EPS)
@@ -169,7 +179,9 @@ class DFINEDecoderLayer(BaseModule):
         act: str,
     ):
         super().__init__()
-        self.self_attn = nn.MultiheadAttention(embed_dims, num_heads, dropout=dropout, batch_first=True)
+        self.self_attn = nn.MultiheadAttention(
+            embed_dims, num_heads, dropout=dropout, batch_first=True
+        )
         self.norm1 = nn.LayerNorm(embed_dims)
         self.cross_attn = MultiPointAttention(embed_dims, num_heads, points_per_level)
         self.gateway = Gateway(embed_dims)
@@ -215,7 +227,7 @@ class Gateway(BaseModule):
 
 
 class FFN(BaseModule):
-    """Two linear layers with an activation and dropout between them; the residual is the caller's."""
+    """Two linear layers, activation and dropout between them; the residual is the caller's."""
 
     def __init__(self, embed_dims: int, hidden_dims: int, dropout: float, act: str):
         super().__init__()
@@ -252,7 +264,7 @@ class LocationQuality(BaseModule):
         self.mlp.zero_last_layer()
 
     def forward(self, corners: Tensor) -> Tensor:
-        """Corners (bs, N, 4 * (reg_max + 1)) -> quality, shape (bs, N, 1), added to all class logits."""
+        """Corners (bs, N, 4 * (reg_max + 1)) -> quality (bs, N, 1), added to all class logits."""
         probabilities = corners.unflatten(-1, (4, -1)).softmax(-1)
         top = probabilities.topk(self.num_top, dim=-1).values
         return self.mlp(torch.cat([top, top.mean(-1, keepdim=True)], dim=-1).flatten(-2))

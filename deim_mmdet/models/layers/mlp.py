@@ -24,7 +24,9 @@ class MLP(BaseModule):
         act (str): Activation: 'relu', 'silu' or 'gelu'.
     """
 
-    def __init__(self, in_dims: int, hidden_dims: int, out_dims: int, num_layers: int, act: str = 'relu'):
+    def __init__(
+        self, in_dims: int, hidden_dims: int, out_dims: int, num_layers: int, act: str = 'relu'
+    ):
         super().__init__()
         dims = [in_dims] + [hidden_dims] * (num_layers - 1) + [out_dims]
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(dims[:-1], dims[1:]))

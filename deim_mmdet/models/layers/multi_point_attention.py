@@ -14,7 +14,7 @@ OFFSET_SCALE = 0.5
 
 
 class MultiPointAttention(BaseModule):
-    """Deformable cross-attention of D-FINE: no value and no output projection, points per level of choice.
+    """Deformable cross-attention of D-FINE: no value projection, no output projection.
 
     Args:
         embed_dims (int): Channels.
@@ -50,7 +50,8 @@ class MultiPointAttention(BaseModule):
 
         Args:
             query (Tensor): Shape (bs, N, embed_dims).
-            references (Tensor): Normalised boxes, shape (bs, N, 4), ordered (cx, cy, w, h), in [0, 1].
+            references (Tensor): Normalised boxes, shape (bs, N, 4), ordered (cx, cy, w, h),
+                in [0, 1].
             value_levels (Sequence[Tensor]): Maps made by ``split_levels``, one per level.
 
         Returns:
@@ -59,7 +60,9 @@ class MultiPointAttention(BaseModule):
         bs, num_queries, _ = query.shape
         # (bs, N, heads, points of all levels, 2): the softmax runs over all levels together
         offsets = self.sampling_offsets(query).view(bs, num_queries, self.num_heads, -1, 2)
-        weights = self.attention_weights(query).view(bs, num_queries, self.num_heads, -1).softmax(-1)
+        weights = (
+            self.attention_weights(query).view(bs, num_queries, self.num_heads, -1).softmax(-1)
+        )
         box = references[:, :, None, None]
         locations = box[..., :2] + offsets * self.offset_scale * box[..., 2:]
         return deformable_sampling(value_levels, locations, weights, self.points_per_level)

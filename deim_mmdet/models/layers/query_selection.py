@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deim_mmdet.models.layers.mlp import MLP
 
-# Anchors are as wide and high as this share of the image on the finest level, twice that on the next, ...
+# Share of the image that an anchor of the finest level is wide and high; twice that on the next, ...
 ANCHOR_SIZE = 0.05
 # Tokens whose centre is nearer to the border than this take no part in the selection.
 BORDER = 0.01
@@ -34,7 +34,7 @@ class SelectedQueries(NamedTuple):
 
 
 class QuerySelection(BaseModule):
-    """Picks the encoder tokens that become queries: the best by their highest class score (RT-DETR).
+    """Picks the encoder tokens that become queries, by their highest class score (RT-DETR).
 
     Args:
         num_classes (int): Number of classes C.
@@ -43,7 +43,9 @@ class QuerySelection(BaseModule):
         act (str): Activation of the box branch.
     """
 
-    def __init__(self, num_classes: int, embed_dims: int, num_queries: int = 300, act: str = 'relu'):
+    def __init__(
+        self, num_classes: int, embed_dims: int, num_queries: int = 300, act: str = 'relu'
+    ):
         super().__init__()
         self.num_queries = num_queries
         self.proj = nn.Linear(embed_dims, embed_dims)
@@ -91,7 +93,9 @@ def take(tokens: Tensor, index: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def grid_anchors(spatial_shapes: Tuple[Tuple[int, int], ...], device: torch.device) -> Tuple[Tensor, Tensor]:
+def grid_anchors(
+    spatial_shapes: Tuple[Tuple[int, int], ...], device: torch.device
+) -> Tuple[Tensor, Tensor]:
     """One anchor per token: the cell's centre, with a size that doubles from level to level.
 
     The result depends on the shapes alone, so it is cached; do not write into it.
@@ -101,7 +105,8 @@ def grid_anchors(spatial_shapes: Tuple[Tuple[int, int], ...], device: torch.devi
         device (torch.device): Where to put the tensors.
 
     Returns:
-        tuple[Tensor, Tensor]: Anchor logits, shape (1, sum of H*W, 4), ordered (cx, cy, w, h), infinite
+        tuple[Tensor, Tensor]: Anchor logits, shape (1, sum of H*W, 4), ordered (cx, cy, w, h),
+        infinite
         where invalid; validity, bool, shape (1, sum of H*W, 1).
     """
     with torch.inference_mode(False):

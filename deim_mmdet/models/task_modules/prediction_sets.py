@@ -12,7 +12,8 @@ class PredictionSets:
 
     Attributes:
         cls_scores (Tensor): Class logits, shape (S, bs, N, C).
-        bboxes (Tensor): Normalised boxes, shape (S, bs, N, 4), ordered (cx, cy, w, h), each in [0, 1].
+        bboxes (Tensor): Normalised boxes, shape (S, bs, N, 4), ordered (cx, cy, w, h), each in
+            [0, 1].
         corners (Tensor, optional): Edge distribution logits of the last L sets (D-FINE), shape
             (L, bs, N, 4 * (reg_max + 1)), sides ordered (left, top, right, bottom).
         references (Tensor, optional): Detached boxes the edge distances start from (D-FINE), shape

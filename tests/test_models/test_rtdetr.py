@@ -1,0 +1,187 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""What holds for the detector whatever its weights: shapes, batches, empty images, checkpoints,
+deploy form.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+from deim_mmdet.models.dense_heads.rtdetr_head import mean_over_ranks, top_detections
+from deim_mmdet.models.layers import switch_to_deploy
+from tests.test_models.samples import data_samples
+from tests.test_models.test_dfine_parity import Case
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def model_cfg():
+    return Config.fromfile(ROOT / 'configs/_base_/models/deim_dfine_hgnetv2-n.py').model
+
+
+@pytest.fixture
+def model(model_cfg):
+    torch.manual_seed(0)
+    return MODELS.build(model_cfg)
+
+
+@pytest.mark.parametrize(
+    'hw', [(256, 256), (320, 576), (96, 64)]
+)  # the last has fewer tokens than queries
+def test_any_input_size(model, hw):
+    num_queries = min(300, sum(hw[0] * hw[1] // stride**2 for stride in (16, 32)))
+    images = torch.rand(2, 3, *hw)
+    cls_scores, bboxes = model.train()(images, mode='tensor')
+    assert cls_scores.shape == (5, 2, num_queries, 80)
+    assert bboxes.shape == (5, 2, num_queries, 4)
+    assert bboxes.min() >= 0
+    sum(model.loss(images, data_samples((3, 0), hw)).values()).backward()
+
+    with torch.no_grad():
+        cls_scores, bboxes = model.eval()(images, mode='tensor')
+    assert cls_scores.shape == (1, 2, num_queries, 80)
+    results = model.predict(images, data_samples((3, 0), hw))
+    for result in results:
+        boxes = result.pred_instances.bboxes
+        assert len(boxes) == 300
+        assert (boxes >= 0).all()
+        assert (boxes <= boxes.new_tensor([hw[1], hw[0], hw[1], hw[0]])).all()
+
+
+@pytest.fixture
+def seeded():
+    """A model and an image whose selected tokens have distinct scores: rounding does not reorder
+    them.
+    """
+    case = Case('deim_hgnetv2_n')
+    return case.model.eval(), case.image
+
+
+def test_an_image_alone_or_in_a_batch_gives_the_same_result(seeded):
+    model, image = seeded
+    batch = torch.cat([torch.rand_like(image), image, torch.rand_like(image)])
+    with torch.no_grad():
+        cls_scores, bboxes = model(image, mode='tensor')
+        batch_scores, batch_boxes = model(batch, mode='tensor')
+    torch.testing.assert_close(batch_scores[:, 1:2], cls_scores, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(batch_boxes[:, 1:2], bboxes, rtol=1e-5, atol=1e-5)
+
+
+def test_loss_keys_do_not_depend_on_the_batch_and_every_parameter_has_a_gradient(model):
+    images = torch.rand(2, 3, 128, 128)
+    keys = []
+    for counts in [(0, 0), (0, 7), (5, 9)]:
+        model.zero_grad()
+        losses = model.train().loss(images, data_samples(counts, (128, 128)))
+        keys.append(list(losses))
+        total = sum(losses.values())
+        assert torch.isfinite(total)
+        total.backward()
+        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert without == []
+    assert keys[0] == keys[1] == keys[2]
+    assert len(keys[0]) == 37
+
+
+def test_without_denoising(model_cfg):
+    model_cfg.denoising = None
+    model = MODELS.build(model_cfg).train()
+    losses = model.loss(torch.rand(1, 3, 128, 128), data_samples((4,), (128, 128)))
+    assert len(losses) == 20
+    assert not any('dn_' in key for key in losses)
+
+
+def test_more_objects_than_queries(model_cfg):
+    model_cfg.num_queries = 10
+    model = MODELS.build(model_cfg).train()
+    with pytest.warns(UserWarning, match='10 queries'):
+        losses = model.loss(torch.rand(1, 3, 128, 128), data_samples((25,), (128, 128)))
+    assert torch.isfinite(sum(losses.values()))
+
+
+def test_deploy_form_is_the_published_one_and_equals_the_training_form(seeded):
+    model, image = seeded
+    with torch.no_grad():
+        cls_scores, bboxes = model(image, mode='tensor')
+        switch_to_deploy(model)
+        deploy_scores, deploy_boxes = model(image, mode='tensor')
+    assert sum(p.numel() for p in model.parameters()) == 3_753_799
+    torch.testing.assert_close(deploy_scores, cls_scores, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(deploy_boxes, bboxes, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_and_anchors_are_no_part_of_the_checkpoint(model):
+    before = set(model.state_dict())
+    with torch.no_grad():
+        model.eval()(torch.rand(1, 3, 128, 192), mode='tensor')
+    assert set(model.state_dict()) == before
+    assert not any('anchor' in key or 'pos_embed' in key for key in before)
+
+
+def test_checkpoint_of_another_size_is_refused(model, model_cfg):
+    model_cfg.decoder.ffn_channels = 256
+    other = MODELS.build(model_cfg)
+    with pytest.raises(ValueError, match='another model size.*first decoder.layers.0.ffn.linear1'):
+        model.load_state_dict(other.state_dict(), strict=False)
+
+
+def test_checkpoint_of_another_class_count_loads_but_for_the_classes(model, model_cfg):
+    from mmengine.runner.checkpoint import load_state_dict
+
+    model_cfg.bbox_head.num_classes = 10
+    other = MODELS.build(model_cfg)
+    classes = other.decoder.cls_branches[0].weight.clone()
+    load_state_dict(other, model.state_dict(), strict=False)
+    torch.testing.assert_close(
+        other.backbone.stem.stem1.conv.weight, model.backbone.stem.stem1.conv.weight
+    )
+    torch.testing.assert_close(other.decoder.cls_branches[0].weight, classes)
+
+
+def test_checkpoint_with_another_reg_scale_is_refused(model):
+    state = model.state_dict()
+    state['decoder.reg_scale'] = torch.tensor([8.0])
+    with pytest.raises(ValueError, match='reg_scale=8, the config says 4'):
+        model.load_state_dict(state)
+
+
+def test_top_detections_equal_the_published_post_processing():
+    golden = np.load(ROOT / 'tests/fixtures/postprocess.npz')
+    scores, labels, bboxes = top_detections(
+        torch.from_numpy(golden['pred_logits']),
+        torch.from_numpy(golden['pred_boxes']),
+        max_per_img=20,
+    )
+    sizes = torch.from_numpy(golden['orig_sizes_wh']).float().repeat(1, 2)[:, None]
+    for i in range(2):
+        np.testing.assert_allclose(scores[i], golden[f'scores_{i}'], rtol=1e-5)
+        np.testing.assert_array_equal(labels[i], golden[f'labels_{i}'])
+        np.testing.assert_allclose((bboxes * sizes)[i], golden[f'boxes_{i}'], rtol=1e-4, atol=1e-3)
+
+
+def test_normalisers_are_at_least_one():
+    assert mean_over_ranks([0, 14], torch.device('cpu')).tolist() == [1, 14]
+
+
+@pytest.mark.parametrize(
+    ('change', 'match'),
+    [
+        (dict(num_queries=0), 'num_queries must be at least 1, got 0'),
+        (
+            dict(bbox_head=dict(type='DEIMHead', num_classes=0)),
+            'num_classes must be at least 1, got 0',
+        ),
+        (
+            dict(decoder=dict(type='DFINEDecoder', embed_dims=100)),
+            'multiple of num_heads, got 100 and 8',
+        ),
+    ],
+)
+def test_bad_arguments(model_cfg, change, match):
+    with pytest.raises(ValueError, match=match):
+        MODELS.build({**model_cfg, **change})
