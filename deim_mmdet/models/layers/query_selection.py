@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deim_mmdet.models.layers.mlp import MLP
 
-# Share of the image that an anchor of the finest level is wide and high; twice that on the next, ...
+# Size of an anchor on the finest level, as a share of the image; twice that on the next, ...
 ANCHOR_SIZE = 0.05
 # Tokens whose centre is nearer to the border than this take no part in the selection.
 BORDER = 0.01
