@@ -20,7 +20,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmdet.apis import inference_detector, init_detector
 from mmdet.registry import DATASETS
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
@@ -200,7 +199,7 @@ def evaluate(cfg: Config, checkpoint: Path):
     """AP of the written file, loaded anew, and the number of images."""
     cfg = Config(cfg.to_dict())
     cfg.update(load_from=str(checkpoint), resume=False, custom_hooks=[])
-    cfg.experiment_name = 'evaluation'
+    cfg.experiment_name = cfg.visualizer.name = 'evaluation'  # one of each name in a process
     for part in ('dataloader', 'evaluator'):
         cfg[f'test_{part}'] = cfg[f'val_{part}']
     cfg.test_cfg = dict(type='TestLoop')
@@ -215,6 +214,9 @@ def evaluate(cfg: Config, checkpoint: Path):
 
 
 def draw_pictures(cfg: Config, checkpoint: Path, folder: Path, number: int):
+    # With mmcv-lite this import works after that of deim_mmdet only.
+    from mmdet.apis import inference_detector, init_detector
+
     device = 'cuda:0' if torch.cuda.is_available() else 'cpu'
     model = init_detector(cfg, str(checkpoint), device=device)
     dataset = DATASETS.build(dict(cfg.val_dataloader.dataset, test_mode=True))

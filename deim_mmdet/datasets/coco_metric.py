@@ -54,7 +54,13 @@ class CheckedCocoMetric(CocoMetric):
                 'are evaluated.',
                 logger='current',
             )
-        return super().compute_metrics(results)
+        # pycocotools prints; its table belongs into the log, the rest is of no use to anybody.
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            metrics = super().compute_metrics(results)
+        table = [line for line in printed.getvalue().splitlines() if line.startswith(' Average')]
+        print_log('\n'.join(['', *table]), logger='current')
+        return metrics
 
     def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict:
         if self.outfile_prefix is None:

@@ -357,7 +357,7 @@ def draw_digit(rng: np.random.Generator, sample: np.ndarray, size: float) -> np.
     shape = rotation @ np.array([[stretch, slant], [0.0, 1.0]])
 
     # Extent of the ink under the distortion, in sample pixels, gives the scale to start from.
-    points = np.argwhere(sample > 0.45)[:, ::-1] - 3.5  # (x, y) from the centre
+    points = np.argwhere(sample > 0.4)[:, ::-1] - 3.5  # (x, y) from the centre
     extent = np.ptp(points @ shape.T, axis=0) + 1.0
     scale = max(size / extent.max(), MIN_SIDE / extent.min())
     while True:
@@ -381,7 +381,7 @@ def _render(sample: np.ndarray, matrix: np.ndarray, scale: float) -> np.ndarray:
     # Cut the smooth field where the pen's edge was; the edge stays about two pixels soft at any
     # size.
     softness = np.clip(1.0 / scale, 0.08, 0.25)
-    ink = np.clip((field - 0.45) / (2 * softness) + 0.5, 0, 1)
+    ink = np.clip((field - 0.4) / (2 * softness) + 0.5, 0, 1)
     rows, columns = (
         np.flatnonzero(ink.max(axis=1) >= 0.125),
         np.flatnonzero(ink.max(axis=0) >= 0.125),
