@@ -209,9 +209,9 @@ def _load(runner: Runner, ema, checkpoint: dict) -> None:
     ema.steps.copy_(checkpoint['ema_state_dict']['steps'])
 
     # the state of the optimiser goes back, its settings (the learning rate of now) stay
-    groups = runner.optim_wrapper.optimizer.param_groups
+    groups = runner.optim_wrapper.param_groups
     settings = [{k: v for k, v in group.items() if k != 'params'} for group in groups]
     runner.optim_wrapper.load_state_dict(checkpoint['optimizer'])
-    for group, kept in zip(runner.optim_wrapper.optimizer.param_groups, settings):
+    for group, kept in zip(runner.optim_wrapper.param_groups, settings):
         group.update(kept)
     runner.optim_wrapper.zero_grad()
