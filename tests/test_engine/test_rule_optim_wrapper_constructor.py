@@ -1,16 +1,24 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import copy
 import logging
+import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
 from mmengine.optim import OptimWrapper
 from torch import nn
 
 from deim_mmdet.engine import RuleOptimWrapperConstructor, rule_optim_wrapper_constructor
 
+from ..fixtures import fill
 from .toy import make_runner
+
+ROOT = Path(__file__).resolve().parents[2]
+FIXTURES = ROOT / 'tests' / 'fixtures'
 
 
 class LayerNorm2d(nn.Module):
@@ -165,3 +173,34 @@ def test_refuses_an_optimizer_without_weight_decay():
     cfg = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4))
     with pytest.raises(ValueError, match='needs lr and weight_decay'):
         RuleOptimWrapperConstructor(cfg, dict(rules=N))
+
+
+BUFFERS = r'(running_(mean|var)|num_batches_tracked)$'
+
+
+def published_group(name):
+    """The group of a tensor by its published name, in the settings of DEIM-D-FINE-N."""
+    if 'backbone' in name:
+        return 4e-4, 1e-4
+    return 8e-4, 0.0 if re.search('norm|bn|bias', name) else 1e-4
+
+
+def test_groups_of_the_published_model():
+    published = {}
+    for name, shape, _ in fill.read_tsv(FIXTURES / 'deim_hgnetv2_n.tsv'):
+        if not fill.is_kept(name) and not re.search(BUFFERS, name):
+            group = published.setdefault(published_group(name), [])
+            group.append(math.prod(shape))
+
+    cfg = Config.fromfile(ROOT / 'configs' / 'deim' / 'deim_dfine_hgnetv2-n_8xb16-160e_coco.py')
+    wrapper_cfg = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer)
+    model = MODELS.build(cfg.model)
+    wrapper = RuleOptimWrapperConstructor(wrapper_cfg, cfg.optim_wrapper.paramwise_cfg)(model)
+    ours = {
+        (group['lr'], group['weight_decay']): [param.numel() for param in group['params']]
+        for group in wrapper.optimizer.param_groups
+    }
+    assert len(ours) == 3
+    assert {key: sorted(sizes) for key, sizes in ours.items()} == {
+        key: sorted(sizes) for key, sizes in published.items()
+    }
