@@ -176,11 +176,17 @@ class quiet_console:
             for handler in logger.handlers:
                 if type(handler) is logging.StreamHandler:
                     handler.setLevel(logging.WARNING)
+                    handler.addFilter(_is_of_use)
 
         MMLogger.__init__ = create
 
     def __exit__(self, *error):
         MMLogger.__init__ = self._created
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    # mmengine warns of its own use of names that it deprecated.
+    return not str(record.msg).startswith(('"FileClient"', '"HardDiskBackend"'))
 
 
 def keep_checkpoint(training: Path, out: Path) -> Path:

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from itertools import chain
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 from mmdet.registry import HOOKS
 from mmengine.dist import is_main_process
@@ -61,7 +61,8 @@ class RichProgressHook(Hook):
             f'epoch {runner.epoch + 1}/{runner.max_epochs}  step '
             f'{batch_idx + 1}/{self._epoch_length}'
         )
-        text = f'{describe_losses(scalars)}  lr {rate:.2g}'
+        total, terms = describe_losses(scalars)
+        text = f'{total}  lr {rate:.2g}  {terms}'  # a narrow terminal cuts off its end
         if self._bar:
             self._bar.update(
                 self._task, completed=done, state=state, left=format_seconds(left), text=text
@@ -92,7 +93,7 @@ class RichProgressHook(Hook):
 
         self._bar = Progress(
             TextColumn('{task.fields[state]}'),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TextColumn('{task.percentage:.0f} %  {task.fields[left]} left  {task.fields[text]}'),
         )
         self._task = self._bar.add_task(
@@ -128,8 +129,8 @@ class RichProgressHook(Hook):
         self._active = False
 
 
-def describe_losses(scalars: dict) -> str:
-    """The total and, in brackets, the sum of each term over layers and denoising queries.
+def describe_losses(scalars: dict) -> Tuple[str, str]:
+    """The total loss, and the sum of each term over layers and denoising queries, as text.
 
     Args:
         scalars (dict[str, HistoryBuffer]): Scalars of mmengine's message hub; those named
@@ -141,10 +142,11 @@ def describe_losses(scalars: dict) -> str:
         name = key.split('/', 1)[-1]
         if key.startswith('train/') and 'loss_' in name:
             term = name.rsplit('loss_', 1)[1]
-            terms[term] = terms.get(term, 0.0) + history.mean(10)
+            terms[term] = terms.get(term, 0.0) + float(history.mean(10))
     total = scalars['train/loss'].mean(10) if 'train/loss' in scalars else sum(terms.values())
-    parts = ', '.join(f'{term} {value:.2f}' for term, value in terms.items())
-    return f'loss {total:.2f}' + (f' ({parts})' if parts else '')
+    # Adding 0.0 turns -0.0 into 0.0.
+    parts = ', '.join(f'{term} {round(value, 2) + 0.0:.2f}' for term, value in terms.items())
+    return f'loss {total:.2f}', f'({parts})' if parts else ''
 
 
 def format_seconds(seconds: float) -> str:

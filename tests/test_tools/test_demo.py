@@ -1,0 +1,106 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import json
+import os
+
+import cv2
+import pytest
+from mmengine.config import Config
+
+from deim_mmdet.datasets.digits_in_scenes import DigitsOptions, make_digits
+
+
+@pytest.fixture
+def demo(tool):
+    return tool('demo')
+
+
+def test_results_never_share_a_folder(demo, tmp_path):
+    wanted = tmp_path / 'work_dirs/demo'
+    assert demo.claim_folder(wanted) == wanted
+    assert demo.claim_folder(wanted) == wanted  # still empty
+    (wanted / 'mine.txt').write_text('keep')
+    second = demo.claim_folder(wanted)
+    assert second.name == 'demo-2'
+    (second / 'file').touch()
+    assert demo.claim_folder(wanted).name == 'demo-3'
+    assert (wanted / 'mine.txt').read_text() == 'keep'
+
+
+def test_a_failed_write_leaves_the_old_file(demo, tmp_path):
+    target = tmp_path / 'metrics.json'
+    target.write_text('old')
+
+    def fail(path):
+        with open(path, 'w') as file:
+            file.write('half')
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        demo.write_atomically(target, fail)
+    assert [path.name for path in tmp_path.iterdir()] == ['metrics.json']
+    assert target.read_text() == 'old'
+
+
+def test_the_best_checkpoint_is_kept(demo, tmp_path):
+    training, out = tmp_path / 'training', tmp_path / 'out'
+    training.mkdir(), out.mkdir()
+    with pytest.raises(SystemExit, match='left no checkpoint'):
+        demo.keep_checkpoint(training, out)
+    (training / 'epoch_2.pth').write_bytes(b'last')
+    (training / 'last_checkpoint').write_text(str(training / 'epoch_2.pth'))
+    assert demo.keep_checkpoint(training, out).read_bytes() == b'last'
+    (training / 'best_coco_bbox_mAP_epoch_1.pth').write_bytes(b'best')
+    assert demo.keep_checkpoint(training, out).read_bytes() == b'best'
+
+
+def tiny_config(tmp_path, demo):
+    """The demo's config on a handful of small scenes, for two epochs."""
+    cfg = Config.fromfile(demo.CONFIG)
+    options = dict(num_train=8, num_val=3, image_hw=(64, 96), digit_size=(16, 40), objects=(1, 3))
+    root = str(tmp_path / 'digits')
+    make_digits(root, DigitsOptions(**options), False)
+    for mode in ('train', 'val', 'test'):
+        loader = cfg[f'{mode}_dataloader']
+        loader.update(batch_size=4, num_workers=0, persistent_workers=False)
+        loader.pop('prefetch_factor', None)
+        for dataset in demo.find_datasets(loader.dataset):
+            dataset.update(data_root=root, options=options)
+        if mode != 'train':
+            cfg[f'{mode}_evaluator'].ann_file = f'{root}/annotations/val.json'
+    cfg.train_cfg.update(max_epochs=2, val_interval=1)
+    cfg.param_scheduler = []
+    # The stages of the recipe do not fit into two epochs; the other hooks stay.
+    staged = ('DenseO2OHook', 'TwoStageEndHook')
+    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook['type'] not in staged]
+    path = tmp_path / 'tiny_digits.py'
+    cfg.dump(str(path))
+    return path
+
+
+def test_whole_demo(demo, tmp_path, capsys):
+    out = tmp_path / 'work_dirs/demo'
+    demo.main([str(tiny_config(tmp_path, demo)), '--work-dir', str(out), '--pictures', '2'])
+    shown = capsys.readouterr().out
+    left = sorted(name for name in os.listdir(out))
+    assert left == [
+        'ap_curve.png',
+        'checkpoint.pth',
+        'config.py',
+        'metrics.json',
+        'pictures',
+        'training',
+    ]
+    metrics = json.loads((out / 'metrics.json').read_text())
+    assert {'AP', 'AP50', 'AP75', 'seconds', 'images', 'versions'} <= set(metrics)
+    assert metrics['images'] == dict(train=8, val=3, seen=16)
+    assert [entry['epoch'] for entry in metrics['history']] == [1, 2]
+    # The checkpoint is the best of the run, so the file gives the best AP again.
+    assert metrics['AP'] == max(entry['AP'] for entry in metrics['history'])
+    assert metrics['seconds']['total'] > metrics['seconds']['training'] > 0
+    pictures = sorted((out / 'pictures').iterdir())
+    assert [path.name for path in pictures] == ['000001.jpg', '000003.jpg']
+    # 64 x 96 enlarged until its shorter side has 560 pixels, twice, a gap of 8, a header of 30
+    assert cv2.imread(str(pictures[0])).shape == (560 + 30, 2 * 840 + 8, 3)
+    assert cv2.imread(str(out / 'ap_curve.png')) is not None
+    for text in ('4/4', 'held-out scenes', 'metrics.json', 'tools/train_custom.py', 'left  loss'):
+        assert text in shown
