@@ -162,6 +162,22 @@ class FlatCosineLR(LRSchedulerMixin, _ParamScheduler):
             **kwargs,
         )
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Takes up the position of a resumed run.
+
+        The shape stays that of the config, so that a run may be resumed to go on for longer.
+
+        Args:
+            state_dict (dict): State of the schedule in a checkpoint.
+        """
+        self._global_step = state_dict['_global_step']
+        self.base_values = state_dict['base_values']
+        # last_step stands still at the end of a run, where it may now go on
+        self.last_step = self._global_step
+        self._last_value = self._get_value()
+        for group, value in zip(self.optimizer.param_groups, self._last_value):
+            group[self.param_name] = value
+
     def _get_value(self) -> List[float]:
         if self.last_step == 0:
             factor = self.first_factor

@@ -70,6 +70,7 @@ class TwoStageEndHook(Hook):
         # best1: best score of the first stage, path: its checkpoint; best2: best score since the
         # last loading, or None; restarted: whether the second stage has begun
         self.state = dict(best1=None, path=None, best2=None, restarted=False)
+        self._training = False
 
     def before_train(self, runner: Runner) -> None:
         """Takes up the state of a resumed run.
@@ -85,6 +86,7 @@ class TwoStageEndHook(Hook):
         self._ema(runner)
         self.state.update(runner.message_hub.runtime_info.get(STATE_KEY, {}))
         self._last_checkpoint = _last_checkpoint(runner)
+        self._training = True
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Begins the second stage.
@@ -103,7 +105,7 @@ class TwoStageEndHook(Hook):
             runner (Runner): The runner.
             metrics (dict, optional): The metrics of the evaluation.
         """
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop):  # Runner.val()
+        if not self._training:  # Runner.val()
             return
         if self.metric not in (metrics or {}):
             raise ValueError(

@@ -144,6 +144,18 @@ def test_resume_in_the_middle(tmp_path):
     assert resumed.lrs == {t: lr for t, lr in whole.lrs.items() if t >= 15}
 
 
+def test_resume_to_go_on_for_longer(tmp_path):
+    make_runner(tmp_path, 4, param_scheduler=dict(SCHEDULE, flat_until=1, no_aug=1)).train()
+    longer, whole = LrRecorder(), LrRecorder()
+    path = str(tmp_path / 'epoch_4.pth')
+    schedule = dict(SCHEDULE, flat_until=5)
+    make_runner(
+        tmp_path, 8, custom_hooks=[longer], param_scheduler=schedule, load_from=path, resume=True
+    ).train()
+    make_runner(tmp_path / 'b', 8, custom_hooks=[whole], param_scheduler=schedule).train()
+    assert longer.lrs == {t: lr for t, lr in whole.lrs.items() if t >= 12}
+
+
 def test_in_iterations(tmp_path):
     recorder = LrRecorder()
     schedule = dict(type='FlatCosineLR', by_epoch=False, flat_until=12, no_aug=6, warmup=6,

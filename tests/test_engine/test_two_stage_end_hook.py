@@ -163,6 +163,19 @@ def test_gradient_scaler_goes_back(tmp_path):
     )
 
 
+def test_evaluation_alone_changes_nothing(tmp_path):
+    run(tmp_path, SCORES[:2])
+    hooks = [WarmupEMAHook(), TwoStageEndHook(begin=0)]
+    runner = make_runner(
+        tmp_path, 2, SCORES, custom_hooks=hooks, load_from=str(tmp_path / 'epoch_2.pth')
+    )
+    saved = (tmp_path / 'best_stage1.pth').stat().st_mtime_ns
+    runner.val_loop.evaluator.metrics[0].compute_metrics = lambda results: dict(bbox_mAP=0.5)
+    assert runner.val() == {'coco/bbox_mAP': 0.5}
+    assert isinstance(runner._train_loop, dict)  # not even built
+    assert (tmp_path / 'best_stage1.pth').stat().st_mtime_ns == saved
+
+
 @pytest.mark.parametrize(
     'kwargs, message',
     [
