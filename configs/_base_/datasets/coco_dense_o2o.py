@@ -12,11 +12,15 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='Resize', scale=image_hw[::-1], keep_ratio=False),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
-    dict(type='PackDetInputs'),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'mix_img_paths'),
+    ),
 ]
 test_pipeline = [
     dict(type='LoadReadableImage'),
-    dict(type='Resize', scale=image_hw[::-1], keep_ratio=False),
+    # Pillow's filter averages when it makes images smaller, as in the published evaluation
+    dict(type='Resize', scale=image_hw[::-1], keep_ratio=False, backend='pillow'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',
@@ -32,7 +36,7 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     batch_sampler=None,
     dataset=dict(
-        type='MultiImageMixDataset',
+        type='MixedImageDataset',
         dataset=dict(
             type='CheckedCocoDataset',
             data_root=data_root,

@@ -20,7 +20,10 @@ train_pipeline = [
     # no flip: a mirrored digit is no digit
     dict(type='Resize', scale=image_hw[::-1], keep_ratio=False),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
-    dict(type='PackDetInputs'),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'mix_img_paths'),
+    ),
 ]
 test_pipeline = [
     dict(type='LoadReadableImage'),
@@ -40,7 +43,7 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     batch_sampler=None,
     dataset=dict(
-        type='MultiImageMixDataset',
+        type='MixedImageDataset',
         dataset=dict(
             type='DigitsInScenes',
             data_root=data_root,

@@ -1,0 +1,58 @@
+# DEIM-D-FINE with an HGNetv2-Atto backbone on digits in scenes: the demo, minutes on two CPU cores.
+# make demo
+_base_ = [
+    '../_base_/models/deim_dfine_hgnetv2-n.py',
+    '../_base_/datasets/digits_dense_o2o.py',
+    '../_base_/default_runtime.py',
+]
+
+# epochs, counted from 0
+max_epochs = 12
+no_aug_epochs = 2
+mosaic_begin = 1
+mosaic_end = 7
+plain_end = max_epochs - no_aug_epochs
+ema_decay = 0.9999
+
+model = dict(
+    num_queries=100,
+    data_preprocessor=dict(batch_augments=[dict(type='BatchMixUp', prob=0.5)]),
+    backbone=dict(name='Atto', out_indices=(1, 2)),
+    neck=dict(in_channels=[256, 256], embed_dims=64, num_heads=4, ffn_channels=256),
+    decoder=dict(embed_dims=64, num_heads=4, ffn_channels=256, points_per_level=(4, 4)),
+    denoising=dict(num_queries=50),
+    bbox_head=dict(num_classes=10),
+    test_cfg=dict(max_per_img=100),
+)
+
+train_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False)
+val_dataloader = dict(batch_size=32, num_workers=0, persistent_workers=False)
+
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-4),
+    clip_grad=dict(max_norm=0.1, norm_type=2),
+    constructor='RuleOptimWrapperConstructor',
+    paramwise_cfg=dict(rules=[dict(kinds=['norm', 'bias'], decay_mult=0.0)]),
+)
+param_scheduler = dict(
+    type='FlatCosineLR',
+    convert_to_iter_based=True,
+    flat_until=mosaic_end,
+    no_aug=no_aug_epochs,
+    gamma=0.1,
+    warmup=2000,
+)
+default_hooks = dict(logger=dict(interval=20))
+custom_hooks = [
+    dict(type='CheckClassesHook'),
+    dict(type='UnreadableImagesHook'),
+    dict(type='NonFiniteLossHook'),
+    dict(type='DenseO2OHook', stages=(mosaic_begin, mosaic_end, plain_end)),
+    dict(type='WarmupEMAHook', decay=ema_decay, warmup=1000),
+    dict(type='TwoStageEndHook', begin=plain_end, restart_decay=ema_decay),
+]
