@@ -2,13 +2,15 @@
 """Check what a configuration points at, and point a configuration at other COCO-format files."""
 
 import copy
+import logging
 import os.path as osp
 from collections import Counter
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Tuple
 
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, ConfigDict
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
 from .checks import (
     CheckedAnnotations,
@@ -49,9 +51,10 @@ def check_files(
     try:
         content = read_annotations(ann_file)
     except (OSError, ValueError) as error:
-        return CheckedFiles(
-            mode, ann_file, img_dir, None, [Problem('error', ann_file, str(error), '')]
-        )
+        # The last sentence of our errors is the way out.
+        message, _, remedy = str(error).rpartition('. ')
+        problem = Problem('error', ann_file, f'{message}.', remedy)
+        return CheckedFiles(mode, ann_file, img_dir, None, [problem])
     checked = check_annotations(content, ann_file, classes, need_objects)
     problems = list(checked.problems)
     if checked.images:
@@ -114,7 +117,49 @@ def check_config(cfg: Config) -> Tuple[List[CheckedFiles], List[Problem]]:
     queries = (cfg.get('model') or {}).get('num_queries')
     for files in checked:
         problems += _check_queries(files, queries)
-    return checked, problems
+    return checked, problems + check_checkpoint(cfg)
+
+
+def check_checkpoint(cfg: Config) -> List[Problem]:
+    """Whether the checkpoint that ``load_from`` names fits the model of a configuration."""
+    path = cfg.get('load_from')
+    if not path or '://' in path:
+        return []
+    if not osp.isfile(path):
+        return [Problem('error', path, 'the checkpoint does not exist.', 'Correct load_from.')]
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
+        message = f'the checkpoint cannot be read ({error}).'
+        return [Problem('error', path, message, 'Name another file in load_from.')]
+    state = checkpoint.get('state_dict', checkpoint)
+    own = MODELS.build(cfg.model)
+    shapes = {name: tuple(value.shape) for name, value in own.state_dict().items()}
+    common = [name for name in state if name in shapes]
+    if not common:
+        return [
+            Problem(
+                'error',
+                path,
+                'no weight in the checkpoint has a name that the model knows.',
+                'Weights published elsewhere are converted by tools/convert_weights.py first.',
+            )
+        ]
+    different = [name for name in common if tuple(state[name].shape) != shapes[name]]
+    if not different:
+        return []
+    first = different[0]
+    message = (
+        f'{len(different)} of {len(common)} tensors have another shape than in the model, the '
+        f'first is {first}: {tuple(state[first].shape)} in the file, {shapes[first]} in the model'
+    )
+    try:
+        load_state_dict(own, state, strict=False, logger=logging.getLogger('unheard'))
+    except (RuntimeError, ValueError):
+        remedy = 'Use the configuration that the checkpoint was trained with.'
+        return [Problem('error', path, f'{message}.', remedy)]
+    remedy = 'Expected when the number of classes changes; otherwise name another checkpoint.'
+    return [Problem('warning', path, f'{message}; these start from random values.', remedy)]
 
 
 def find_datasets(dataset: Optional[dict]) -> Iterator[dict]:

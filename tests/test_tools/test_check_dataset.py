@@ -1,11 +1,15 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import hashlib
 import json
+import re
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.model import BaseModule
 
 from deim_mmdet.datasets.config_checks import check_config, find_datasets, use_coco_files
 from deim_mmdet.datasets.digits_in_scenes import DigitsOptions, make_digits
@@ -235,6 +239,42 @@ def test_digits_that_are_not_built_are_not_built(tmp_path):
 def test_config_without_data():
     (message,) = messages(Config({'model': {}}))
     assert 'no data set with an ann_file' in message
+
+
+class Small(BaseModule):
+    def __init__(self, num_classes, width):
+        super().__init__()
+        self.body, self.cls = torch.nn.Linear(3, width), torch.nn.Linear(width, num_classes)
+
+
+CHECKPOINTS = [  # what the file holds, what is said
+    (lambda: Small(2, 4).state_dict(), None),
+    (lambda: dict(state_dict=Small(2, 4).state_dict()), None),
+    (lambda: Small(5, 4).state_dict(), 'warning.*2 of 4 tensors .* cls.weight: .5, 4. in the file'),
+    (lambda: dict(other=torch.zeros(1)), 'error.*no weight .*convert_weights'),
+    (lambda: 'text', 'error.*cannot be read'),
+]
+
+
+@pytest.mark.parametrize(('content', 'message'), CHECKPOINTS)
+def test_checkpoint_of_another_model(files, tmp_path, content, message):
+    if 'Small' not in MODELS.module_dict:
+        MODELS.register_module(module=Small)
+    cfg = config(files)
+    cfg.model = dict(type='Small', num_classes=2, width=4)
+    cfg.load_from = str(tmp_path / 'weights.pth')
+    assert 'the checkpoint does not exist' in str(check_config(cfg)[1][0])
+    content = content()
+    if isinstance(content, str):
+        (tmp_path / 'weights.pth').write_text(content)
+    else:
+        torch.save(content, cfg.load_from)
+    found = [f'{problem.level} {problem}' for problem in check_config(cfg)[1]]
+    if message is None:
+        assert found == []
+    else:
+        (problem,) = found
+        assert re.search(message, problem), problem
 
 
 # Other files in a configuration
