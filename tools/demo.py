@@ -283,9 +283,8 @@ def report(out: Path, result: dict, pictures) -> None:
     seconds = result['seconds']
     say(
         f'AP {result["AP"]:.3f}, AP50 {result["AP50"]:.3f} on {result["images"]["val"]} held-out '
-        'scenes after '
-        f'{result["epochs"]} epochs; {seconds["training"] / 60:.1f} minutes of training, '
-        f'{seconds["total"] / 60:.1f} in all.'
+        f'scenes after {result["epochs"]} epochs; {seconds["training"] / 60:.1f} minutes of '
+        f'training, {seconds["total"] / 60:.1f} in all.'
     )
     say('Look at')
     for path, what in (
@@ -299,10 +298,9 @@ def report(out: Path, result: dict, pictures) -> None:
     python = sys.executable if python.startswith('..') else python
     say('Next')
     print(
-        '  Train on your own data in COCO format:\n'
-        f'    {python} tools/train_custom.py TRAIN.json VAL.json IMAGE_FOLDER\n'
-        '  Evaluate this model again:\n'
-        f'    {python} tools/test.py {out / "config.py"} {out / "checkpoint.pth"}'
+        f'  Train on your own data in COCO format:\n    {python} tools/train_custom.py TRAIN.json '
+        f'VAL.json IMAGE_FOLDER\n  Evaluate this model again:\n    {python} tools/test.py '
+        f'{out / "config.py"} {out / "checkpoint.pth"}'
     )
 
 

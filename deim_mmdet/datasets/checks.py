@@ -113,8 +113,7 @@ def read_annotations(ann_file: str, backend_args: Optional[dict] = None) -> dict
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f'{ann_file} is not a JSON file ({error}). Name a COCO-format annotation file, or '
-            'write it again if it '
-            'was cut off.'
+            'write it again if it was cut off.'
         ) from error
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), list) for key in ('images', 'categories')
@@ -154,25 +153,19 @@ def check_annotations(
     Returns:
         CheckedAnnotations: What can be used, and what is wrong.
     """
-    problems = []
-    images = _check_images(content['images'], ann_file, problems)
-    names, category_ids, label_of = _match_classes(
-        content['categories'], classes, ann_file, problems
-    )
+    report = _Report(ann_file)
+    images = _check_images(content['images'], report)
+    names, category_ids, label_of = _match_classes(content['categories'], classes, report)
 
     annotations = []
     for annotation in content['annotations']:
         if isinstance(annotation, dict):
             annotations.append(annotation)
     if len(annotations) < len(content['annotations']):
-        problems.append(
-            Problem(
-                'warning',
-                ann_file,
-                f'{len(content["annotations"]) - len(annotations)} entries of annotations are not '
-                'objects; ignored.',
-                'Remove them.',
-            )
+        report.warning(
+            f'{len(content["annotations"]) - len(annotations)} entries of annotations are not '
+            'objects; ignored.',
+            'Remove them.',
         )
     position = {image['id']: i for i, image in enumerate(images)}
     image_index = np.array(
@@ -181,13 +174,21 @@ def check_annotations(
     labels = np.array(
         [_look_up(label_of, ann.get('category_id')) for ann in annotations], dtype=np.int64
     )
-    boxes, verdicts = _check_boxes(images, annotations, image_index, ann_file, problems)
+    boxes, verdicts = _check_boxes(images, annotations, image_index, report)
     checked = CheckedAnnotations(
-        images, annotations, names, category_ids, boxes, labels, image_index, verdicts, problems
+        images,
+        annotations,
+        names,
+        category_ids,
+        boxes,
+        labels,
+        image_index,
+        verdicts,
+        report.problems,
     )
-    _check_references(checked, content['categories'], ann_file, problems)
-    _check_counts(checked, ann_file, need_objects, problems)
-    problems.sort(key=lambda problem: problem.level)  # 'error' before 'warning'; stable
+    _check_references(checked, content['categories'], report)
+    _check_counts(checked, need_objects, report)
+    report.problems.sort(key=lambda problem: problem.level)  # 'error' before 'warning'; stable
     return checked
 
 
@@ -232,8 +233,8 @@ def check_image_folder(
                 'error',
                 img_dir,
                 f'none of the {len(looked_at)} image files looked at is there, e.g. {first}.',
-                'file_name is appended to the image folder as it stands: name the folder it starts '
-                'from.',
+                'file_name is appended to the image folder as it stands: name the folder it '
+                'starts from.',
             )
         ]
     return [
@@ -298,12 +299,10 @@ def check_image_file(path: str, hw: Optional[Tuple[int, int]] = None) -> Optiona
         return Problem(
             'error',
             path,
-            f'the image is {image.shape[1]} x {image.shape[0]} (width x height) and the annotation '
-            'file says '
-            f'{hw[1]} x {hw[0]}.',
+            f'the image is {image.shape[1]} x {image.shape[0]} (width x height) and the '
+            f'annotation file says {hw[1]} x {hw[0]}.',
             'The image is turned by its EXIF orientation when it is loaded: annotate the turned '
-            'image, or save it '
-            'without the tag.'
+            'image, or save it without the tag.'
             if turned
             else 'Were the images resized after they were annotated? Scale the boxes with them.',
         )
@@ -353,48 +352,33 @@ def check_num_classes(
             file,
             f'{found}, but the data set has {len(classes)} classes ({_shortened(classes)}).',
             f'Set {options} (also on the command line: --cfg-options {options}), or name the '
-            'classes the model is '
-            'for in metainfo=dict(classes=...) of every data set.',
+            'classes the model is for in metainfo=dict(classes=...) of every data set.',
         )
     ]
 
 
-def _check_images(entries: list, ann_file: str, problems: List[Problem]) -> List[dict]:
+def _check_images(entries: list, report: '_Report') -> List[dict]:
     if not entries:
-        problems.append(
-            Problem('error', ann_file, 'the file lists no image.', 'Name another annotation file.')
-        )
+        report.error('the file lists no image.', 'Name another annotation file.')
     for index, image in enumerate(entries):
         fault = _fault_of_image(image)
         if fault:
-            problems.append(
-                Problem(
-                    'error',
-                    ann_file,
-                    f'images[{index}] {fault}.',
-                    "Every image needs 'id', 'file_name', and 'height' and 'width' in pixels.",
-                )
+            report.error(
+                f'images[{index}] {fault}.',
+                "Every image needs 'id', 'file_name', and 'height' and 'width' in pixels.",
             )
             return []
     first, count = _first_duplicate(image['id'] for image in entries)
     if count:
-        problems.append(
-            Problem(
-                'error',
-                ann_file,
-                f'{count} image ids are used more than once, the first is {first!r}.',
-                'Give each image an id of its own, and its annotations with it.',
-            )
+        report.error(
+            f'{count} image ids are used more than once, the first is {first!r}.',
+            'Give each image an id of its own, and its annotations with it.',
         )
     first, count = _first_duplicate(image['file_name'] for image in entries)
     if count:
-        problems.append(
-            Problem(
-                'warning',
-                ann_file,
-                f'{count} files are listed as more than one image, the first is {first!r}.',
-                'Merge the entries: the objects of one are background in the other.',
-            )
+        report.warning(
+            f'{count} files are listed as more than one image, the first is {first!r}.',
+            'Merge the entries: the objects of one are background in the other.',
         )
     return entries
 
@@ -415,7 +399,7 @@ def _fault_of_image(image) -> Optional[str]:
     return None
 
 
-def _match_classes(categories, classes, ann_file, problems):
+def _match_classes(categories: list, classes: Optional[Sequence[str]], report: '_Report'):
     """Class names, the category id of each (None: the file lacks it), and {category id: label}."""
     usable = [
         c
@@ -426,16 +410,11 @@ def _match_classes(categories, classes, ann_file, problems):
         and 'name' in c
     ]
     if len(usable) < len(categories) or not usable:
-        problems.append(
-            Problem(
-                'error',
-                ann_file,
-                f'{len(categories) - len(usable)} of {len(categories)} categories lack an id or a '
-                'name.'
-                if categories
-                else 'the file lists no category.',
-                "Every category needs 'id' and 'name'.",
-            )
+        report.error(
+            f'{len(categories) - len(usable)} of {len(categories)} categories lack an id or a name.'
+            if categories
+            else 'the file lists no category.',
+            "Every category needs 'id' and 'name'.",
         )
     ids = {}
     for category in usable:
@@ -445,13 +424,9 @@ def _match_classes(categories, classes, ann_file, problems):
         name=_first_duplicate(str(c['name']) for c in usable),
     ).items():
         if count:
-            problems.append(
-                Problem(
-                    'error',
-                    ann_file,
-                    f'{count} category {what}s are used more than once, the first is {first!r}.',
-                    'Merge or rename these categories.',
-                )
+            report.error(
+                f'{count} category {what}s are used more than once, the first is {first!r}.',
+                'Merge or rename these categories.',
             )
 
     if classes is None:
@@ -460,14 +435,7 @@ def _match_classes(categories, classes, ann_file, problems):
         names = (classes,) if isinstance(classes, str) else tuple(classes)
         first, count = _first_duplicate(names)
         if count:
-            problems.append(
-                Problem(
-                    'error',
-                    ann_file,
-                    f'the class {first!r} is named more than once.',
-                    'Name it once.',
-                )
-            )
+            report.error(f'the class {first!r} is named more than once.', 'Name it once.')
     absent = [name for name in names if name not in ids]
     if absent and usable:
         none_matches = len(absent) == len(names)
@@ -476,21 +444,24 @@ def _match_classes(categories, classes, ann_file, problems):
         for name in absent:
             for match in difflib.get_close_matches(str(name).lower(), lower, 1, 0.7):
                 hints.append(f'{name!r} may mean {lower[match]!r}')
-        problems.append(
-            Problem(
-                'error' if none_matches else 'warning',
-                ann_file,
-                f'none of the {len(names)} classes asked for is in the file, so nothing would be '
-                'learned: asked for '
-                f'{_shortened(names)}; the file has {_shortened(tuple(ids))}.'
-                if none_matches
-                else f'{len(absent)} of the {len(names)} classes asked for are not in the file: '
-                f'{_shortened(absent)}; the file has {_shortened(tuple(ids))}.',
-                'Give the names of the file in metainfo=dict(classes=(...)), spelled as there, or '
-                'leave metainfo out '
-                f'to take them all{"; " + ", ".join(hints) if hints else ""}.',
-            )
+        found = f'asked for {_shortened(absent)}; the file has {_shortened(tuple(ids))}.'
+        remedy = (
+            'Give the names of the file in metainfo=dict(classes=(...)), spelled as there, or '
+            'leave metainfo out to take them all.'
         )
+        if hints:
+            remedy = f'{remedy} {", ".join(hints)}.'
+        if none_matches:
+            report.error(
+                f'none of the {len(names)} classes asked for is in the file, so nothing would be '
+                f'learned: {found}',
+                remedy,
+            )
+        else:
+            report.warning(
+                f'{len(absent)} of the {len(names)} classes asked for are not in the file: {found}',
+                remedy,
+            )
     category_ids = tuple(ids[name][0] if name in ids else None for name in names)
     return (
         names,
@@ -500,7 +471,7 @@ def _match_classes(categories, classes, ann_file, problems):
 
 
 def _check_boxes(
-    images, annotations, image_index, ann_file, problems
+    images: List[dict], annotations: List[dict], image_index: np.ndarray, report: '_Report'
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Clipped xyxy boxes, shape (T, 4), and the verdict on each, shape (T,)."""
     total = len(annotations)
@@ -556,7 +527,7 @@ def _check_boxes(
         if len(found):
             first = _name(images, annotations, image_index, found[0])
             message = f'{len(found)} of {total} boxes {what}. The first: {first}.'
-            problems.append(Problem('warning', ann_file, message, remedy))
+            report.warning(message, remedy)
     return clipped, verdicts
 
 
@@ -576,7 +547,7 @@ def _box_hint(xywh: np.ndarray, limit: np.ndarray, finite: np.ndarray) -> str:
     return 'Correct or remove them.'
 
 
-def _check_references(checked: CheckedAnnotations, categories, ann_file, problems) -> None:
+def _check_references(checked: CheckedAnnotations, categories: list, report: '_Report') -> None:
     annotations, total = checked.annotations, len(checked.annotations)
     listed = {
         c['id']: 0 for c in categories if isinstance(c, dict) and isinstance(c.get('id'), Hashable)
@@ -598,30 +569,21 @@ def _check_references(checked: CheckedAnnotations, categories, ann_file, problem
     ):
         if len(found):
             first = annotations[found[0]]
-            problems.append(
-                Problem(
-                    'warning',
-                    ann_file,
-                    f'{len(found)} of {total} annotations name {"an" if key == "image" else "a"} '
-                    f'{key} that the file '
-                    f'does not list; ignored. The first: annotation {first.get("id")!r}, {key}_id '
-                    f'{first.get(f"{key}_id")!r}.',
-                    remedy,
-                )
+            report.warning(
+                f'{len(found)} of {total} annotations name {"an" if key == "image" else "a"} '
+                f'{key} that the file does not list; ignored. The first: annotation '
+                f'{first.get("id")!r}, {key}_id {first.get(f"{key}_id")!r}.',
+                remedy,
             )
     first, count = _first_duplicate(repr(annotation.get('id')) for annotation in annotations)
     zero = sum(annotation.get('id') == 0 for annotation in annotations)
     if count or zero:
-        problems.append(
-            Problem(
-                'warning',
-                ann_file,
-                f'{count} annotation ids are missing or used more than once, the first is {first}.'
-                if count
-                else 'the annotation id 0 is used, which COCO evaluation takes for "not found".',
-                'Number the annotations from 1; CheckedCocoMetric does so for itself, CocoMetric '
-                'of mmdet goes wrong.',
-            )
+        report.warning(
+            f'{count} annotation ids are missing or used more than once, the first is {first}.'
+            if count
+            else 'the annotation id 0 is used, which COCO evaluation takes for "not found".',
+            'Number the annotations from 1; CheckedCocoMetric does so for itself, CocoMetric of '
+            'mmdet goes wrong.',
         )
     # A box counts as listed twice when image, category and all four coordinates are the same.
     usable = np.flatnonzero(checked.usable)
@@ -632,42 +594,48 @@ def _check_references(checked: CheckedAnnotations, categories, ann_file, problem
     if len(first_seen) < len(usable):
         again = np.setdiff1d(np.arange(len(usable)), first_seen)[0]
         where = _name(checked.images, annotations, checked.image_index, usable[again])
-        problems.append(
-            Problem(
-                'warning',
-                ann_file,
-                f'{len(usable) - len(first_seen)} objects are listed more than once (same image, '
-                'category and box). '
-                f'The first: {where}.',
-                'Remove the copies: the model would be taught to answer twice.',
-            )
+        report.warning(
+            f'{len(usable) - len(first_seen)} objects are listed more than once (same image, '
+            f'category and box). The first: {where}.',
+            'Remove the copies: the model would be taught to answer twice.',
         )
 
 
-def _check_counts(
-    checked: CheckedAnnotations, ann_file: str, need_objects: bool, problems: List[Problem]
-) -> None:
-    if not checked.images or any(p.level == 'error' for p in problems):
+def _check_counts(checked: CheckedAnnotations, need_objects: bool, report: '_Report') -> None:
+    if not checked.images or checked.errors:
         return
     crowd = np.array(
         [bool(a.get('iscrowd', 0) or a.get('ignore', 0)) for a in checked.annotations], dtype=bool
     )
     objects = checked.usable & ~crowd
     if not objects.any():
-        problems.append(
-            Problem(
-                'error' if need_objects else 'warning',
-                ann_file,
-                f'no usable object of the classes {_shortened(checked.classes)} in '
-                f'{len(checked.images)} images and '
-                f'{len(checked.annotations)} annotations.',
-                'There is nothing to learn from it; set filter_cfg=dict(filter_empty_gt=False) to '
-                'train on empty '
-                'images all the same.'
-                if need_objects
-                else 'AP is undefined on such a set and training on it learns background only.',
-            )
+        message = (
+            f'no usable object of the classes {_shortened(checked.classes)} in '
+            f'{len(checked.images)} images and {len(checked.annotations)} annotations.'
         )
+        if need_objects:
+            report.error(
+                message,
+                'There is nothing to learn from it; set filter_cfg=dict(filter_empty_gt=False) to '
+                'train on empty images all the same.',
+            )
+        else:
+            report.warning(
+                message, 'AP is undefined on such a set, and training on it learns background only.'
+            )
+
+
+class _Report:
+    """Collects the problems of one file."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.problems = file, []
+
+    def error(self, message: str, remedy: str) -> None:
+        self.problems.append(Problem('error', self.file, message, remedy))
+
+    def warning(self, message: str, remedy: str) -> None:
+        self.problems.append(Problem('warning', self.file, message, remedy))
 
 
 def _start_of_scan(data: bytes) -> int:
@@ -716,13 +684,12 @@ def _missing_file(path: str) -> str:
             folder = osp.dirname(folder)
         return (
             f'The annotation file {path} does not exist; of its path, only {folder or "nothing"} '
-            'exists. Set data_root '
-            'and ann_file.'
+            'exists. Set data_root and ann_file.'
         )
     from glob import escape, glob
 
     near = sorted(osp.basename(file) for file in glob(osp.join(escape(folder), '*.json')))
     return (
-        f'The annotation file {path} does not exist; JSON files in its folder: {_shortened(near)}. '
-        'Set ann_file.'
+        f'The annotation file {path} does not exist; JSON files in its folder: '
+        f'{_shortened(near)}. Set ann_file.'
     )

@@ -82,8 +82,7 @@ class CheckedCocoDataset(CocoDataset):
         if not kept:
             raise ValueError(
                 f'{self.ann_file}: filter_cfg={dict(self.filter_cfg)} leaves none of the '
-                f'{len(self.data_list)} images; '
-                'relax it.'
+                f'{len(self.data_list)} images; relax it.'
             )
         return kept
 
@@ -92,8 +91,7 @@ class CheckedCocoDataset(CocoDataset):
         if data is None and self.test_mode:
             raise ValueError(
                 f'{self.get_data_info(idx)["img_path"]} was skipped by the pipeline, and '
-                'evaluation needs every image: '
-                'replace the file, or take the image out of '
+                'evaluation needs every image: replace the file, or take the image out of '
                 f'{self.ann_file}.'
             )
         return data

@@ -219,9 +219,9 @@ def use_coco_files(
         found = list(find_datasets((cfg.get(f'{mode}_dataloader') or {}).get('dataset')))
         if mode != 'test' and len(found) != 1:
             raise ValueError(
-                f'{mode}_dataloader of {cfg.filename} has {len(found)} data sets with an ann_file, '
-                'and needs exactly '
-                'one to be pointed at other files. Start from another configuration.'
+                f'{mode}_dataloader of {cfg.filename} has {len(found)} data sets with an '
+                'ann_file, and needs exactly one to be pointed at other files. Start from another '
+                'configuration.'
             )
         for dataset in found:
             kept = {
@@ -302,7 +302,7 @@ def _check_queries(files: CheckedFiles, queries) -> Iterator[Problem]:
             'warning',
             files.ann_file,
             f'{len(crowded)} images have more objects than the {queries} queries of the model, so '
-            'some are never '
-            f'found. The first: {content.images[first]["file_name"]} with {crowded[first]}.',
+            f'some are never found. The first: {content.images[first]["file_name"]} with '
+            f'{crowded[first]}.',
             'Raise model.num_queries and model.test_cfg.max_per_img.',
         )

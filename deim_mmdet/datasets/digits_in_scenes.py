@@ -97,8 +97,8 @@ class DigitsOptions:
         low, high = self.digit_size
         if not MIN_SIDE <= low <= high <= min(self.image_hw):
             raise ValueError(
-                f'digit_size must be (smallest, largest) with {MIN_SIDE} <= smallest <= largest <= '
-                f'{min(self.image_hw)} (the shorter side of image_hw), got {self.digit_size}.'
+                f'digit_size must be (smallest, largest) with {MIN_SIDE} <= smallest <= largest '
+                f'<= {min(self.image_hw)} (the shorter side of image_hw), got {self.digit_size}.'
             )
         if self.seed < 0:
             raise ValueError(f'seed must be 0 or greater, got {self.seed}.')

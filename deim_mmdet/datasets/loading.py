@@ -48,8 +48,7 @@ class LoadReadableImage(LoadImageFromFile):
                 f'{path}: {damage}. Replace the file, take the image out of the annotation file, '
                 'or train without it: '
                 "LoadReadableImage(unreadable='skip') in the training pipeline. "
-                'tools/check_dataset.py lists all such '
-                'files.'
+                'tools/check_dataset.py lists all such files.'
             )
         results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]

@@ -51,8 +51,8 @@ class CheckClassesHook(Hook):
         if classes.get('train', ()) != classes.get('val', classes.get('train', ())):
             raise ValueError(
                 f'Training and validation have different classes: {classes["train"]} and '
-                f'{classes["val"]}. Labels '
-                'would be mixed up. Give both data sets the same metainfo=dict(classes=(...)).'
+                f'{classes["val"]}. Labels would be mixed up. Give both data sets the same '
+                'metainfo=dict(classes=(...)).'
             )
 
 
@@ -72,8 +72,8 @@ def _check_metrics(loop, dataset) -> None:
         if taken != sorted(cat2label, key=cat2label.get):
             raise ValueError(
                 'CocoMetric numbers the classes in the order of the annotation file, which is not '
-                'the order of '
-                f'{dataset.metainfo["classes"]}: AP would be wrong. Use CheckedCocoMetric.'
+                f'the order of {dataset.metainfo["classes"]}: AP would be wrong. Use '
+                'CheckedCocoMetric.'
             )
 
 
