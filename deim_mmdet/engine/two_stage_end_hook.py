@@ -1,9 +1,10 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import os
 import os.path as osp
 from typing import Dict, Optional
 
 from mmdet.registry import HOOKS
-from mmengine.dist import barrier
+from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
@@ -19,14 +20,15 @@ class TwoStageEndHook(Hook):
     The best evaluation of the first stage is kept in ``best_stage1.pth``: model, average, optimiser
     and gradient scaler. Where the second stage begins they are loaded again, and the decay of the
     average is set to ``restart_decay``. Whenever an evaluation of the second stage is not better
-    than all since the last loading, the decay is lowered by ``decay_step`` and they are loaded once
-    more. Epoch, iteration and learning rate go on meanwhile.
+    than the best before, the next epoch begins by loading them once more, with a decay that is
+    lower by ``decay_step``; what was reached with the old decay then no longer counts. Epoch,
+    iteration and learning rate go on meanwhile.
 
     What the hook knows is part of every checkpoint, and the checkpoint of an epoch is written again
-    after an evaluation changed it: a run may be resumed at any epoch, in the second stage too.
+    when its evaluation changed that: a run may be resumed at any epoch, in the second stage too.
+    The weights in it are always those that were trained and evaluated.
 
-    Needs a ``WarmupEMAHook``. Comes after all other hooks, so that nothing is loaded before the
-    checkpoint hook has saved what was evaluated.
+    Needs a ``WarmupEMAHook``. Comes after all other hooks, to know what the checkpoint hook saved.
 
     Source: D-FINE (arXiv 2410.13842) and DEIM as published.
     Differs from the published implementation: that one cannot be resumed in the second stage.
@@ -67,9 +69,10 @@ class TwoStageEndHook(Hook):
         self.decay_step = decay_step
         self.metric = metric
         self.rule = rule
-        # best1: best score of the first stage, path: its checkpoint; best2: best score since the
-        # last loading, or None; restarted: whether the second stage has begun
-        self.state = dict(best1=None, path=None, best2=None, restarted=False)
+        # best: score to beat; best_stage1: best score of the first stage, path: its checkpoint;
+        # restarted: whether the second stage has begun; next_decay: decay to begin the next epoch
+        # with after loading the best, None to go on as it is
+        self.state = dict(best=None, best_stage1=None, path=None, restarted=False, next_decay=None)
         self._training = False
 
     def before_train(self, runner: Runner) -> None:
@@ -89,7 +92,7 @@ class TwoStageEndHook(Hook):
         self._training = True
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Begins the second stage.
+        """Begins the second stage, or goes back to the best of the first.
 
         Args:
             runner (Runner): The runner.
@@ -97,9 +100,12 @@ class TwoStageEndHook(Hook):
         if runner.epoch >= self.begin and not self.state['restarted']:
             self._load_best(runner, self.restart_decay)
             self._set_state(runner, restarted=True)
+        elif self.state['next_decay'] is not None:
+            self._load_best(runner, self.state['next_decay'])
+            self._set_state(runner, best=None, next_decay=None)
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
-        """Keeps the best of the first stage, or goes back to it in the second.
+        """Keeps the best of the first stage; decides in the second whether to go back to it.
 
         Args:
             runner (Runner): The runner.
@@ -115,18 +121,18 @@ class TwoStageEndHook(Hook):
         score = float(metrics[self.metric])
         # the evaluation after epoch e comes when runner.epoch is e + 1
         in_first_stage = runner.epoch <= self.begin
-        best = self.state['best1' if in_first_stage else 'best2']
+        best = self.state['best']
         better = best is None or (score > best if self.rule == 'greater' else score < best)
 
         if in_first_stage and better:
             path = osp.join(osp.abspath(runner.work_dir), FILENAME)
-            self._set_state(runner, best1=score, path=path)
+            self._set_state(runner, best=score, best_stage1=score, path=path)
             _save(runner, path)
         elif better:
-            self._set_state(runner, best2=score)
+            self._set_state(runner, best=score)
         elif not in_first_stage:
-            self._load_best(runner, max(0.0, self._ema(runner).decay - self.decay_step))
-            self._set_state(runner, best2=None)
+            decay = max(0.0, self._ema(runner).decay - self.decay_step)
+            self._set_state(runner, next_decay=decay)
         else:
             return
         self._update_last_checkpoint(runner)
@@ -145,7 +151,7 @@ class TwoStageEndHook(Hook):
             _load(runner, ema, CheckpointLoader.load_checkpoint(path, map_location='cpu'))
             runner.logger.info(
                 f'Epoch {runner.epoch}: loaded {path} ({self.metric} '
-                f'{self.state["best1"]:.4f}), decay of the average now {decay:.4f}'
+                f'{self.state["best_stage1"]:.4f}), decay of the average now {decay:.4f}'
             )
         ema.decay = decay
 
@@ -165,8 +171,8 @@ class TwoStageEndHook(Hook):
     def _update_last_checkpoint(self, runner: Runner) -> None:
         """Writes the checkpoint of this epoch again: it was saved before the evaluation."""
         last = _last_checkpoint(runner)
-        if last is None or last == self._last_checkpoint:
-            return
+        if last is None or last == self._last_checkpoint or not osp.isdir(osp.dirname(last)):
+            return  # none of this epoch, or not on this file system
         hook = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
         self._last_checkpoint = last
         _save(runner, last, hook.save_optimizer, hook.save_param_scheduler)
@@ -187,13 +193,17 @@ def _last_checkpoint(runner: Runner) -> Optional[str]:
 
 
 def _save(runner: Runner, path: str, optimizer: bool = True, schedulers: bool = False) -> None:
+    # a kill while it is written must not cost the one that is there
+    unfinished = f'{path}.unfinished'
     runner.save_checkpoint(
         osp.dirname(path),
-        osp.basename(path),
+        osp.basename(unfinished),
         save_optimizer=optimizer,
         save_param_scheduler=schedulers,
         meta=dict(epoch=runner.epoch, iter=runner.iter),
     )
+    if is_main_process():
+        os.replace(unfinished, path)
 
 
 def _load(runner: Runner, ema, checkpoint: dict) -> None:

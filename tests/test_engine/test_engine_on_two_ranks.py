@@ -38,8 +38,7 @@ def test_both_ranks_go_back_to_the_same_weights(ranks):
     for key in ('trained', 'average'):
         for a, b in zip(first[key], second[key]):
             assert torch.equal(a, b)
-    # epoch 2 begins the second stage, 0.2 after epoch 3 sends it back; 0.1 is then better than
-    # nothing
+    # epoch 2 begins the second stage, 0.3 is not better than 0.5 and sends it back
     assert first['decay'] == second['decay'] == pytest.approx(0.97)
     assert first['rates'] == second['rates'] == pytest.approx([0.005, 0.01])
 

@@ -12,8 +12,7 @@ from .toy import ITERS_PER_EPOCH, make_runner
 
 BEGIN = 3  # first epoch of the second stage
 #         epochs 0..2   the best is that of epoch 1
-SCORES = [0.1, 0.3, 0.2, 0.15, 0.25, 0.2, 0.2, 0.2, 0.1]
-#                        begin  better, worse: back (1), better than nothing, equal: back (2), ...
+SCORES = [0.1, 0.3, 0.2, 0.35, 0.3, 0.2, 0.25, 0.25, 0.1]
 SCHEDULE = dict(type='FlatCosineLR', convert_to_iter_based=True, flat_until=4, no_aug=1)
 
 
@@ -88,11 +87,11 @@ def test_goes_back_to_the_best_of_the_first_stage(tmp_path):
         1: (0.99, False),
         2: (0.99, False),
         3: (0.98, True),  # the second stage begins
-        4: (0.98, False),  # 0.15 is better than nothing
-        5: (0.98, False),  # 0.25 is better
-        6: (0.97, True),  # 0.2 is not
-        7: (0.97, False),  # 0.2 is better than nothing since then
-        8: (0.96, True),  # 0.2 again is not better
+        4: (0.98, False),  # 0.35 is better than 0.3
+        5: (0.97, True),  # 0.3 is not better than 0.35
+        6: (0.97, False),  # 0.2 is the first with this decay
+        7: (0.97, False),  # 0.25 is better
+        8: (0.96, True),  # 0.25 again is not
     }
     for epoch, (decay, reloaded) in expected.items():
         begin = journal.begin[epoch]
@@ -101,6 +100,12 @@ def test_goes_back_to_the_best_of_the_first_stage(tmp_path):
             assert_same(begin, best if reloaded else journal.end[epoch - 1], EVERYTHING)
         # iterations and the learning rate go on whatever is loaded
         assert begin['iter'].item() == epoch * ITERS_PER_EPOCH
+    # the checkpoint of an epoch that was not better holds what was trained in it
+    saved = torch.load(tmp_path / 'epoch_5.pth', weights_only=False)
+    torch.testing.assert_close(saved['state_dict']['head.weight'], journal.end[4]['average'])
+    torch.testing.assert_close(
+        saved['ema_state_dict']['module.head.weight'], journal.end[4]['weight']
+    )
     rates = [journal.begin[epoch]['rate'].item() for epoch in range(4, 9)]
     assert rates == sorted(rates, reverse=True) and len(set(rates)) == 5
 
@@ -123,11 +128,16 @@ def test_resume_after_a_kill_in_the_middle_of_an_epoch(tmp_path, epoch):
     assert_same(take(runner), take(whole_runner), EVERYTHING)
 
 
+def test_the_last_epoch_stays_as_it_was_trained(tmp_path):
+    runner, journal = run(tmp_path, [0.1, 0.3, 0.2, 0.35, 0.2])
+    assert_same(take(runner), journal.end[4], EVERYTHING)
+
+
 def test_best_checkpoint_of_the_checkpoint_hook_is_what_was_evaluated(tmp_path):
-    # AP50 improves in an evaluation that sends the second stage back
+    # another rule finds its best in an evaluation that sends the second stage back
     hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1, save_best='coco/bbox_mAP',
                                  rule='less'))  # fmt: skip
-    _, journal = run(tmp_path, [0.3, 0.4, 0.2, 0.15, 0.1, 0.2], default_hooks=hooks)
+    _, journal = run(tmp_path, [0.3, 0.4, 0.2, 0.5, 0.1, 0.2], default_hooks=hooks)
     assert journal.begin[5]['decay'].item() == pytest.approx(0.97)  # 0.1 sent it back
     best = torch.load(tmp_path / 'best_coco_bbox_mAP_epoch_5.pth', weights_only=False)
     torch.testing.assert_close(best['state_dict']['head.weight'], journal.end[4]['average'])

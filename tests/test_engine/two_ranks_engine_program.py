@@ -19,7 +19,7 @@ DISTRIBUTED = dict(
 
 
 def two_stages(folder):
-    """Weights and average at the end; in epochs 2 and 4 the best, of epoch 0, is loaded."""
+    """Weights and average at the end; in epochs 2 and 3 the best, of epoch 0, is loaded."""
     ema = WarmupEMAHook(decay=0.99, max_window_share=1.0)
     runner = make_runner(
         folder,
