@@ -52,7 +52,10 @@ def main(args=None) -> None:
     data_end = time.monotonic()
 
     say(f'2/4  Training {Path(args.config).name} for {cfg.train_cfg.max_epochs} epochs')
-    history, num_parameters, num_train = train(cfg)
+    try:
+        history, num_parameters, num_train = train(cfg)
+    except KeyboardInterrupt:
+        raise SystemExit(f'\nStopped. Checkpoints so far are in {cfg.work_dir}.') from None
     train_end = time.monotonic()
 
     say('3/4  Evaluating the checkpoint on held-out scenes')
@@ -191,7 +194,7 @@ def _is_of_use(record: logging.LogRecord) -> bool:
 
 def keep_checkpoint(training: Path, out: Path) -> Path:
     """Copy the best checkpoint, or the last where none is marked best, to ``out``."""
-    best = sorted(training.glob('best_*.pth'), key=os.path.getmtime)
+    best = sorted(training.glob('best_*_epoch_*.pth'), key=os.path.getmtime)
     last = training / 'last_checkpoint'
     if not best and not last.exists():
         raise SystemExit(f'error: training left no checkpoint in {training}; see the log there.')
@@ -297,11 +300,10 @@ def report(out: Path, result: dict, pictures) -> None:
     python = os.path.relpath(sys.executable)
     python = sys.executable if python.startswith('..') else python
     say('Next')
-    print(
-        f'  Train on your own data in COCO format:\n    {python} tools/train_custom.py TRAIN.json '
-        f'VAL.json IMAGE_FOLDER\n  Evaluate this model again:\n    {python} tools/test.py '
-        f'{out / "config.py"} {out / "checkpoint.pth"}'
-    )
+    print('  Train on your own data in COCO format:')
+    print(f'    {python} tools/train_custom.py TRAIN.json VAL.json IMAGE_FOLDER')
+    print('  Evaluate this model again:')
+    print(f'    {python} tools/test.py {out / "config.py"} {out / "checkpoint.pth"}')
 
 
 if __name__ == '__main__':
