@@ -85,6 +85,9 @@ def configure(args) -> Config:
             f'{cfg.work_dir} holds an earlier run. Name another folder with --work-dir, or go on '
             'with --resume.'
         )
+    hooks = cfg.get('custom_hooks') or []
+    if not any(hook['type'] == 'RichProgressHook' for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type='RichProgressHook')]
     cfg.load_from, cfg.resume, cfg.launcher = args.load_from, args.resume, args.launcher
     return cfg
 
