@@ -15,6 +15,7 @@ from typing import Dict, List
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -46,6 +47,7 @@ def parse_args():
 def main():
     args = parse_args()
     torch.manual_seed(args.seed)
+    MMLogger.get_instance('mmdet', log_level='WARNING')  # no line per initialised tensor
     config = Config.fromfile(args.config)
     init_default_scope(config.get('default_scope', 'mmdet'))
     height, width = (args.size * 2)[:2]
@@ -118,7 +120,7 @@ def time_steps(
         if step == warmup:
             clock.seconds.clear()
         data = model.data_preprocessor(batch, training=True)
-        losses = model.loss(**data)
+        losses = model(**data, mode='loss')
         loss, _ = model.parse_losses(losses)
         optim_wrapper.update_params(loss)
     return {phase: clock.seconds[phase] for phase in PHASES}

@@ -7,10 +7,10 @@ _base_ = [
 ]
 
 # epochs, counted from 0
-max_epochs = 12
-no_aug_epochs = 2
+max_epochs = 8
+no_aug_epochs = 1
 mosaic_begin = 1
-mosaic_end = 7
+mosaic_end = 4
 plain_end = max_epochs - no_aug_epochs
 ema_decay = 0.9999
 
@@ -25,7 +25,7 @@ model = dict(
     test_cfg=dict(max_per_img=100),
 )
 
-train_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False)
+train_dataloader = dict(batch_size=8, num_workers=0, persistent_workers=False)
 val_dataloader = dict(batch_size=32, num_workers=0, persistent_workers=False)
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
@@ -52,6 +52,7 @@ custom_hooks = [
     dict(type='CheckClassesHook'),
     dict(type='UnreadableImagesHook'),
     dict(type='NonFiniteLossHook'),
+    dict(type='ChannelsLastHook'),
     dict(type='DenseO2OHook', stages=(mosaic_begin, mosaic_end, plain_end)),
     dict(type='WarmupEMAHook', decay=ema_decay, warmup=1000),
     dict(type='TwoStageEndHook', begin=plain_end, restart_decay=ema_decay),

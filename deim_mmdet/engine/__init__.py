@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 from .any_device_amp import AnyDeviceAmpOptimWrapper
 from .any_device_ddp import AnyDeviceDistributedDataParallel
+from .channels_last_hook import ChannelsLastHook
 from .compile_hook import CompileHook
 from .dense_o2o_hook import DenseO2OHook
 from .flat_cosine_lr import FlatCosineLR
@@ -14,6 +15,7 @@ from .warmup_ema_hook import WarmupEMAHook
 __all__ = [
     'AnyDeviceAmpOptimWrapper',
     'AnyDeviceDistributedDataParallel',
+    'ChannelsLastHook',
     'CompileHook',
     'DenseO2OHook',
     'FlatCosineLR',

@@ -1,7 +1,7 @@
 # Digits in scenes, built in data/digits on first use, through the Dense O2O pipeline.
 data_root = 'data/digits'
-image_hw = (256, 256)
-digits = dict(num_train=1000, num_val=200, image_hw=image_hw)
+image_hw = (192, 192)
+digits = dict(num_train=1000, num_val=200, image_hw=image_hw, digit_size=(20, 72))
 
 loading = [
     dict(type='LoadReadableImage', unreadable='stop'),
@@ -14,6 +14,11 @@ train_pipeline = [
         mosaic=[
             dict(type='DenseMosaic', short_side=image_hw[0] // 2),
             dict(type='PhotometricDistort'),
+        ],
+        classic=[
+            dict(type='PhotometricDistort'),
+            dict(type='ZoomOut', side_range=(1, 2)),  # (1, 4) on COCO: digits are small already
+            dict(type='MaxIoURandomCrop'),
         ],
     ),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
