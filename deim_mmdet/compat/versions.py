@@ -10,7 +10,7 @@ REQUIRED = (
     ('torch', ('torch',), '2.0', None, 'torch'),
     ('mmengine', ('mmengine',), '0.10', '1.0', 'mmengine'),
     ('mmcv', ('mmcv', 'mmcv-lite'), '2.0', '2.2', 'mmcv-lite'),
-    ('mmdet', ('mmdet',), '3.1', '4.0', 'mmdet'),
+    ('mmdet', ('mmdet',), '3.2', '4.0', 'mmdet'),
 )
 
 

@@ -41,10 +41,10 @@ def test_all_problems_are_told_at_once(monkeypatch):
     message = str(error.value)
     assert 'torch>=2.0 is needed, found 1.13.1' in message
     assert 'mmcv>=2.0,<2.2 is needed, found 2.2.0' in message
-    assert 'mmdet>=3.1,<4.0 is needed, found none' in message
+    assert 'mmdet>=3.2,<4.0 is needed, found none' in message
     assert 'mmengine' not in message
     # full mmcv is there, so the command keeps that flavour
-    assert 'pip install "torch>=2.0" "mmcv>=2.0,<2.2" "mmdet>=3.1,<4.0"' in message
+    assert 'pip install "torch>=2.0" "mmcv>=2.0,<2.2" "mmdet>=3.2,<4.0"' in message
 
 
 def test_without_mmcv_the_lite_flavour_is_offered(monkeypatch):
