@@ -1,14 +1,14 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""Every config of the repository: loads, agrees with itself, has its row, builds, and trains a step."""
+"""Every config: loads, agrees with itself, has its row, builds, and trains a step."""
 
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from mmdet.registry import MODELS
 from tests.test_models.samples import data_samples
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def test_every_config_has_a_row_and_every_row_a_config():
 
 @pytest.mark.parametrize('path', CONFIGS)
 def test_config_agrees_with_itself(path):
-    """Loop, schedule, stages and second stage state the same epochs: mmengine does not derive them."""
+    """Loop, schedule, stages and second stage state the same epochs."""
     cfg = Config.fromfile(ROOT / path)
     assert cfg.custom_imports.imports == ['deim_mmdet']
     assert cfg.default_scope == 'mmdet'

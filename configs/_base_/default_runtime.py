@@ -19,6 +19,9 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 
+# one process or GPUs: as usual; several processes on the CPU work, too
+model_wrapper_cfg = dict(type='AnyDeviceDistributedDataParallel')
+
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)

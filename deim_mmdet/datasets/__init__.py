@@ -3,7 +3,7 @@ from . import batch, transforms
 from .coco import CheckedCocoDataset
 from .coco_metric import CheckedCocoMetric
 from .digits_in_scenes import DigitsInScenes
-from .loading import LoadReadableImage, UnreadableImagesHook
+from .loading import CheckImageFile, LoadReadableImage, UnreadableImagesHook
 from .mixed_image_dataset import MixedImageDataset
 from .num_classes_hook import CheckClassesHook
 
@@ -12,6 +12,7 @@ __all__ = [
     'CheckedCocoDataset',
     'CheckedCocoMetric',
     'DigitsInScenes',
+    'CheckImageFile',
     'LoadReadableImage',
     'MixedImageDataset',
     'UnreadableImagesHook',

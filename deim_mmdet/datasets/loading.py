@@ -4,7 +4,7 @@ from typing import Dict, List, Optional
 import mmcv
 import numpy as np
 import torch
-from mmcv.transforms import LoadImageFromFile
+from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmdet.registry import HOOKS, TRANSFORMS
 from mmengine.dist import all_gather_object
 from mmengine.fileio import get as read_bytes
@@ -122,6 +122,37 @@ class SharedNotes:
         for page, used in zip(self._pages, self._used.tolist()):
             found.update(bytes(page[:used].numpy()).decode().splitlines())
         return sorted(found)
+
+
+@TRANSFORMS.register_module()
+class CheckImageFile(BaseTransform):
+    """Stop at an image whose file is truncated; it comes after ``LoadImageFromFile``.
+
+    For test pipelines: mmdet's ``DetInferencer`` accepts no other loader than
+    ``LoadImageFromFile``, which hands over a truncated JPEG with grey where its end should be.
+    Images that were not read from a file pass.
+
+    Args:
+        backend_args (dict, optional): As in ``LoadImageFromFile``. Defaults to None.
+
+    Raises:
+        ValueError: When the file is damaged; the message names it.
+    """
+
+    def __init__(self, backend_args: Optional[dict] = None) -> None:
+        self.backend_args = backend_args
+
+    def transform(self, results: dict) -> dict:
+        path = results.get('img_path')
+        if path is None:
+            return results
+        damage = find_image_damage(read_bytes(path, backend_args=self.backend_args), decoded=True)
+        if damage is not None:
+            raise ValueError(
+                f'{path}: {damage}. Replace the file or take the image out of the data. '
+                'tools/check_dataset.py lists all such files.'
+            )
+        return results
 
 
 @HOOKS.register_module()

@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from deim_mmdet.datasets import CheckedCocoDataset, LoadReadableImage, UnreadableImagesHook
+from deim_mmdet.datasets import (
+    CheckedCocoDataset,
+    CheckImageFile,
+    LoadReadableImage,
+    UnreadableImagesHook,
+)
 from deim_mmdet.datasets.checks import check_image_file, check_image_files, find_image_damage
 from deim_mmdet.datasets.loading import SharedNotes, find_skipped
 
@@ -229,3 +234,14 @@ def test_notes_inside_wrappers_and_nested_transforms_are_found(coco):
         )
     )
     assert find_skipped(nested).count == 1
+
+
+def test_check_image_file_in_a_test_pipeline(tmp_path):
+    whole, cut = tmp_path / 'a.jpg', tmp_path / 'b.jpg'
+    whole.write_bytes(jpeg())
+    cut.write_bytes(jpeg()[:-200])
+    check = CheckImageFile()
+    assert check(dict(img_path=None, img=1))['img'] == 1  # not from a file
+    assert check(dict(img_path=str(whole), img=1))['img'] == 1
+    with pytest.raises(ValueError, match='b.jpg: the JPEG is truncated'):
+        check(dict(img_path=str(cut), img=1))

@@ -185,3 +185,21 @@ def test_normalisers_are_at_least_one():
 def test_bad_arguments(model_cfg, change, match):
     with pytest.raises(ValueError, match=match):
         MODELS.build({**model_cfg, **change})
+
+
+def test_gradient_of_one_image_is_that_of_a_batch_of_copies(model):
+    """PyTorch's batch norm on the CPU is wrong for a single image with certain strides."""
+    image = torch.rand(1, 3, 128, 128, dtype=torch.float64)
+    model.train().double()
+    gradients = []
+    for copies in (1, 2):
+        model.zero_grad()
+        images = image.repeat(copies, 1, 1, 1)
+        memory, _ = model.encode(images)
+        (memory * torch.linspace(-1, 1, memory.shape[-1])).square().sum().div(copies).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert any(name.startswith('backbone.stem') for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        # relative to the largest entry: the norms in a row amplify rounding
+        scale = gradients[1][name].abs().max()
+        assert (gradient - gradients[1][name]).abs().max() <= 1e-5 * scale + 1e-9, name

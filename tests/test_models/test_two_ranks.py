@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch.nn.parallel import DistributedDataParallel
 
 import deim_mmdet  # noqa: F401
-from mmdet.registry import MODELS
 from tests.test_models.samples import data_samples
 
 CONFIG = Path(__file__).parents[2] / 'configs/deim/deim_dfine_hgnetv2-atto_digits.py'

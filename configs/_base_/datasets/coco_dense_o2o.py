@@ -18,7 +18,8 @@ train_pipeline = [
     ),
 ]
 test_pipeline = [
-    dict(type='LoadReadableImage'),
+    dict(type='LoadImageFromFile'),
+    dict(type='CheckImageFile'),
     # Pillow's filter averages when it makes images smaller, as in the published evaluation
     dict(type='Resize', scale=image_hw[::-1], keep_ratio=False, backend='pillow'),
     dict(type='LoadAnnotations', with_bbox=True),

@@ -31,7 +31,8 @@ train_pipeline = [
     ),
 ]
 test_pipeline = [
-    dict(type='LoadReadableImage'),
+    dict(type='LoadImageFromFile'),
+    dict(type='CheckImageFile'),
     dict(type='Resize', scale=image_hw[::-1], keep_ratio=False),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(

@@ -41,6 +41,10 @@ class TransformerEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(bs, embed_dims, H, W), unchanged in shape."""
         height, width = x.shape[-2:]
+        if x.requires_grad:
+            # PyTorch's batch norm on the CPU computes a wrong gradient from one that is strided
+            # like the tokens of a single image
+            x.register_hook(Tensor.contiguous)
         positions = self.positions(x)  # (1, H*W, embed_dims)
         tokens = x.flatten(2).permute(0, 2, 1)  # (bs, C, H, W) -> (bs, H*W, C)
         for layer in self.layers:
