@@ -25,10 +25,11 @@ def split_levels(
         spatial_shapes (Sequence[tuple[int, int]]): (H, W) of every level.
 
     Returns:
-        list[Tensor]: One map per level, shape (bs * num_heads, head_dims, H, W).
+        list[Tensor]: One map per level, shape (bs * num_heads, head_dims, H, W), in single
+        precision: half precision could not tell positions inside a cell apart.
     """
     bs, _, embed_dims = memory.shape
-    levels = memory.transpose(1, 2).split([h * w for h, w in spatial_shapes], dim=-1)
+    levels = memory.float().transpose(1, 2).split([h * w for h, w in spatial_shapes], dim=-1)
     return [
         level.reshape(bs * num_heads, embed_dims // num_heads, h, w)
         for level, (h, w) in zip(levels, spatial_shapes)
@@ -59,7 +60,7 @@ def deformable_sampling(
     # (bs, N, heads, points, 2) -> (bs * heads, N, points, 2), in grid_sample's [-1, 1]
     grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
     samples = [
-        F.grid_sample(value, level_grid.to(value.dtype), padding_mode='zeros', align_corners=False)
+        F.grid_sample(value, level_grid, padding_mode='zeros', align_corners=False)
         for value, level_grid in zip(value_levels, grid.split(list(points_per_level), dim=2))
     ]
     samples = torch.cat(samples, dim=-1)  # (bs * heads, head_dims, N, points)

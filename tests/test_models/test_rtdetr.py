@@ -14,7 +14,7 @@ from mmengine.config import Config
 from deim_mmdet.models.dense_heads.rtdetr_head import mean_over_ranks, top_detections
 from deim_mmdet.models.layers import switch_to_deploy
 from tests.test_models.samples import data_samples
-from tests.test_models.test_dfine_parity import Case
+from tests.test_models.test_dfine_parity import Case, training_with_fixed_norms
 
 ROOT = Path(__file__).parents[2]
 
@@ -203,3 +203,17 @@ def test_gradient_of_one_image_is_that_of_a_batch_of_copies(model):
         # relative to the largest entry: the norms in a row amplify rounding
         scale = gradients[1][name].abs().max()
         assert (gradient - gradients[1][name]).abs().max() <= 1e-5 * scale + 1e-9, name
+
+
+def test_mixed_precision_gives_finite_losses_near_those_of_single_precision(model):
+    images, samples = torch.rand(2, 3, 96, 96), data_samples((3, 5), (96, 96))
+    training_with_fixed_norms(model).denoising = None
+    exact = model.loss(images, samples)
+    with torch.autocast('cpu', torch.bfloat16):
+        mixed = model.loss(images, samples)
+    assert list(mixed) == list(exact)
+    assert all(loss.dtype == torch.float32 for loss in mixed.values())
+    # other tokens may be selected, so only the sums are comparable
+    torch.testing.assert_close(sum(mixed.values()), sum(exact.values()), rtol=0.05, atol=0)
+    sum(mixed.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

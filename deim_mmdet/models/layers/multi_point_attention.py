@@ -63,6 +63,7 @@ class MultiPointAttention(BaseModule):
         weights = (
             self.attention_weights(query).view(bs, num_queries, self.num_heads, -1).softmax(-1)
         )
-        box = references[:, :, None, None]
+        box = references[:, :, None, None].float()
         locations = box[..., :2] + offsets * self.offset_scale * box[..., 2:]
-        return deformable_sampling(value_levels, locations, weights, self.points_per_level)
+        sampled = deformable_sampling(value_levels, locations, weights, self.points_per_level)
+        return sampled.to(query.dtype)

@@ -1,0 +1,53 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+from deim_mmdet.ops.deformable_attention import deformable_sampling, split_levels
+
+SHAPES = ((4, 6), (2, 3))
+
+
+def random_inputs(points_per_level, bs=2, heads=2, dims=3, queries=5):
+    generator = torch.Generator().manual_seed(0)
+    tokens = sum(h * w for h, w in SHAPES)
+    memory = torch.randn(bs, tokens, heads * dims, generator=generator)
+    points = sum(points_per_level)
+    # a tenth of the points lies outside the map
+    locations = torch.rand(bs, queries, heads, points, 2, generator=generator) * 1.2 - 0.1
+    weights = torch.rand(bs, queries, heads, points, generator=generator).softmax(-1)
+    return memory, locations, weights
+
+
+def test_equals_mmcv_where_levels_have_equally_many_points():
+    memory, locations, weights = random_inputs((4, 4))
+    out = deformable_sampling(split_levels(memory, 2, SHAPES), locations, weights, (4, 4))
+    expected = multi_scale_deformable_attn_pytorch(
+        memory.unflatten(-1, (2, 3)),
+        torch.tensor(SHAPES),
+        locations.unflatten(3, (2, 4)),
+        weights.unflatten(3, (2, 4)),
+    )
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_levels_may_have_different_numbers_of_points():
+    """A point in the centre of a cell reads that cell, a point outside reads zero."""
+    memory = torch.arange(30.0).view(1, 30, 1)  # level 0: 0..23, level 1: 24..29
+    cell = torch.tensor([[5.5 / 6, 3.5 / 4], [-0.5, 0.5], [0.5 / 3, 1.5 / 2]])  # (x, y)
+    weights = torch.tensor([0.5, 0.25, 0.25]).view(1, 1, 1, 3)
+    out = deformable_sampling(
+        split_levels(memory, 1, SHAPES), cell.view(1, 1, 1, 3, 2), weights, (2, 1)
+    )
+    # 0.5 * last cell of level 0 + 0.25 * nothing + 0.25 * first cell of the last row of level 1
+    assert out.item() == pytest.approx(0.5 * 23 + 0.25 * 0 + 0.25 * 27)
+
+
+def test_half_precision_memory_is_sampled_in_single_precision():
+    memory, locations, weights = random_inputs((2, 2))
+    exact = deformable_sampling(split_levels(memory, 2, SHAPES), locations, weights, (2, 2))
+    half = deformable_sampling(
+        split_levels(memory.bfloat16(), 2, SHAPES), locations, weights, (2, 2)
+    )
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, exact, rtol=2e-2, atol=2e-2)
