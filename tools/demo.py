@@ -153,7 +153,7 @@ def train(cfg: Config):
         history = HistoryHook()
         runner.register_hook(history, priority='VERY_LOW')
         runner.train()
-    num_parameters = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
+    num_parameters = sum(p.numel() for p in runner.model.parameters())
     return history.entries, num_parameters, len(runner.train_dataloader.dataset)
 
 

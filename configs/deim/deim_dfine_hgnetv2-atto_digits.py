@@ -1,59 +1,14 @@
 # DEIM-D-FINE with an HGNetv2-Atto backbone on digits in scenes: the demo, minutes on two CPU cores.
+# 697,273 parameters. AP50 0.871, AP 0.714 on 200 held-out scenes after 7 epochs.
 # make demo
-_base_ = [
-    '../_base_/models/deim_dfine_hgnetv2-n.py',
-    '../_base_/datasets/digits_dense_o2o.py',
-    '../_base_/default_runtime.py',
-]
-
-# epochs, counted from 0
-max_epochs = 7
-no_aug_epochs = 1
-mosaic_begin = 3  # 4 of 160 on COCO: most of what 1,000 steps learn is learnt in the plain start
-mosaic_end = 5
-plain_end = max_epochs - no_aug_epochs
-ema_decay = 0.9999
+_base_ = './deim_dfine_hgnetv2-n_digits.py'
 
 model = dict(
     num_queries=100,
-    data_preprocessor=dict(batch_augments=[dict(type='BatchMixUp', prob=0.5)]),
     backbone=dict(name='Atto', out_indices=(1, 2)),
     neck=dict(in_channels=[256, 256], embed_dims=64, num_heads=4, ffn_channels=256),
     decoder=dict(embed_dims=64, num_heads=4, ffn_channels=256, points_per_level=(4, 4)),
     denoising=dict(num_queries=50),
-    bbox_head=dict(num_classes=10),
     test_cfg=dict(max_per_img=100),
 )
-
-train_dataloader = dict(batch_size=8)
-
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=1e-4),
-    clip_grad=dict(max_norm=0.1, norm_type=2),
-    constructor='RuleOptimWrapperConstructor',
-    paramwise_cfg=dict(rules=[dict(kinds=['norm', 'bias'], decay_mult=0.0)]),
-)
-param_scheduler = dict(
-    type='FlatCosineLR',
-    convert_to_iter_based=True,
-    flat_until=mosaic_end,
-    no_aug=no_aug_epochs,
-    gamma=0.1,
-    warmup=2000,
-)
-default_hooks = dict(logger=dict(interval=20))
-custom_hooks = [
-    dict(type='CheckClassesHook'),
-    dict(type='UnreadableImagesHook'),
-    dict(type='NonFiniteLossHook'),
-    dict(type='ChannelsLastHook'),
-    dict(type='DenseO2OHook', stages=(mosaic_begin, mosaic_end, plain_end)),
-    # a window of 1/20 of the run, 1/8 elsewhere: so short a run changes all the time
-    dict(type='WarmupEMAHook', decay=ema_decay, warmup=1000, max_window_share=0.05),
-    dict(type='TwoStageEndHook', begin=plain_end, restart_decay=ema_decay),
-]
+optim_wrapper = dict(optimizer=dict(lr=2e-3))  # 1e-3 in N

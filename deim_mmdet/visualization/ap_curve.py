@@ -34,7 +34,7 @@ def plot_ap_curve(
                 color=line.get_color(),
             )
     axes.set(xlabel='epoch', ylabel='COCO AP on the validation set', ylim=(0, 1), title=title)
-    axes.set_xlim(0, max([*epochs, 1]) * 1.08)
+    axes.set_xlim(0, max([*epochs, 1]) * 1.12)  # room for the last values
     axes.grid(alpha=0.3)
     axes.legend(loc='lower right')
     figure.savefig(file)
