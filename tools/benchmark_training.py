@@ -37,9 +37,7 @@ def parse_args():
     parser.add_argument('--steps', type=int, default=5, help='timed steps')
     parser.add_argument('--warmup', type=int, default=1, help='steps before the timed ones')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument(
-        '--loader', action='store_true', help="also time batches of the config's train_dataloader"
-    )
+    parser.add_argument('--skip-loader', action='store_true', help='do not time data loading')
     parser.add_argument('--seed', type=int, default=0)
     return parser.parse_args()
 
@@ -58,8 +56,11 @@ def main():
         args.batch_size, height, width, args.objects, model.bbox_head.num_classes
     )
     times = time_steps(model, optim_wrapper, batch, args.warmup, args.steps)
-    if args.loader:
-        times['data loading'] = time_loader(config, args.warmup, args.steps)
+    if not args.skip_loader:
+        try:
+            times['data loading'] = time_loader(config, args.warmup, args.steps)
+        except FileNotFoundError as error:
+            print(f'data loading is not timed: {error}')
 
     print(
         f'{args.config}\n{args.batch_size} images of {height} x {width}, '
