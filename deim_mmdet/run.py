@@ -17,8 +17,6 @@ from mmengine.config import Config
 
 from deim_mmdet.compat.custom_imports import check_custom_imports
 
-CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
-
 # mmengine's own choice of a wrapper fails on the CPU; it differs in nothing else.
 CPU_MODEL_WRAPPER = 'model_wrapper_cfg.type=AnyDeviceDistributedDataParallel'
 LAUNCHED_TOOLS = ('train', 'test')
@@ -36,7 +34,7 @@ def run_mmdet_tool(tool, arguments):
         ValueError: The config among the arguments uses this plugin without importing it.
     """
     path = find_mmdet_tool(tool)
-    config = next((a for a in arguments if a.endswith(CONFIG_SUFFIXES) and Path(a).is_file()), None)
+    config = next((a for a in arguments if a.endswith('.py') and Path(a).is_file()), None)
     if config is not None:
         config = Config.fromfile(config)
         check_custom_imports(config)

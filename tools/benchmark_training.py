@@ -38,6 +38,7 @@ def parse_args():
     parser.add_argument('--warmup', type=int, default=1, help='steps before the timed ones')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--skip-loader', action='store_true', help='do not time data loading')
+    parser.add_argument('--amp', action='store_true', help="with the config's mixed precision")
     parser.add_argument('--seed', type=int, default=0)
     return parser.parse_args()
 
@@ -51,6 +52,9 @@ def main():
     height, width = (args.size * 2)[:2]
 
     model = build_model(config, args.device)
+    if not args.amp:
+        config.optim_wrapper.type = 'OptimWrapper'
+        config.optim_wrapper.pop('dtype', None)
     optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
     batch = synthetic_batch(
         args.batch_size, height, width, args.objects, model.bbox_head.num_classes
@@ -65,7 +69,8 @@ def main():
     print(
         f'{args.config}\n{args.batch_size} images of {height} x {width}, '
         f'{args.objects} objects each, {args.device}, torch {torch.__version__}, '
-        f'{torch.get_num_threads()} threads, median of {args.steps} steps'
+        f'{torch.get_num_threads()} threads, '
+        f'{"mixed precision" if args.amp else "float32"}, median of {args.steps} steps'
     )
     print_table(times)
 
@@ -120,8 +125,9 @@ def time_steps(
     for step in range(warmup + steps):
         if step == warmup:
             clock.seconds.clear()
-        data = model.data_preprocessor(batch, training=True)
-        losses = model(**data, mode='loss')
+        with optim_wrapper.optim_context(model):
+            data = model.data_preprocessor(batch, training=True)
+            losses = model(**data, mode='loss')
         loss, _ = model.parse_losses(losses)
         optim_wrapper.update_params(loss)
     return {phase: clock.seconds[phase] for phase in PHASES}

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
@@ -36,6 +37,11 @@ def parse_args(args=None):
     parser.add_argument('--work-dir', help='defaults to work_dirs/custom_<name of TRAIN.json>')
     parser.add_argument(
         '--load-from', help='checkpoint to start from: needs fewer images and epochs'
+    )
+    parser.add_argument(
+        '--pretrained-backbone',
+        action='store_true',
+        help='begin with the backbone weights that the config names, which are downloaded',
     )
     parser.add_argument('--batch-size', type=int, help='images per batch on each device')
     parser.add_argument(
@@ -62,6 +68,13 @@ def main(args=None) -> int:
     if any(problem.level == 'error' for problem in problems):
         print('Nothing was trained. tools/check_dataset.py looks into the images, too.')
         return 1
+    batch = cfg.train_dataloader.batch_size * int(os.environ.get('WORLD_SIZE', 1))
+    for files in checked:
+        if files.mode == 'train' and files.content and len(files.content.images) < batch:
+            raise SystemExit(
+                f'error: {files.ann_file} has {len(files.content.images)} images, but a batch '
+                f'takes {batch}: set a smaller --batch-size.'
+            )
     Runner.from_cfg(cfg).train()
     return 0
 
@@ -75,6 +88,12 @@ def configure(args) -> Config:
     if cfg.get('auto_scale_lr'):
         # The learning rate of a recipe belongs to its total batch size.
         cfg.auto_scale_lr.enable = True
+    if not args.pretrained_backbone:
+        cfg.model.backbone.init_cfg = None
+    if get_device() == 'cpu' and cfg.optim_wrapper.type == 'AnyDeviceAmpOptimWrapper':
+        # most CPUs emulate bfloat16, ten times as slow
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        cfg.optim_wrapper.pop('dtype', None)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     cfg.work_dir = args.work_dir or os.path.join('work_dirs', f'custom_{Path(args.train_ann).stem}')

@@ -20,6 +20,7 @@ env_cfg = dict(
 )
 
 # one process or GPUs: as usual; several processes on the CPU work, too
+# (find_unused_parameters belongs in this dict)
 model_wrapper_cfg = dict(type='AnyDeviceDistributedDataParallel')
 
 vis_backends = [dict(type='LocalVisBackend')]

@@ -4,7 +4,7 @@
 _base_ = './deim_dfine_hgnetv2-n_digits.py'
 
 model = dict(
-    num_queries=100,
+    num_queries=100,  # 300 in N
     backbone=dict(name='Atto', out_indices=(1, 2)),
     neck=dict(in_channels=[256, 256], embed_dims=64, num_heads=4, ffn_channels=256),
     decoder=dict(embed_dims=64, num_heads=4, ffn_channels=256, points_per_level=(4, 4)),

@@ -1,8 +1,8 @@
 # DEIM-D-FINE-N (DEIM: DETR with Improved Matching, CVPR 2025, https://arxiv.org/abs/2412.04234)
-# 3.78 M parameters, 7.2 GFLOPs at 640 x 640. Published: 43.0* AP on COCO val2017, 160 epochs, 8 x
-# 16 images. * published; this package has not trained it on COCO.
-# mim train deim_mmdet configs/deim/deim_dfine_hgnetv2-n_8xb16-160e_coco.py --launcher pytorch
-# --gpus 8
+# 3.78 M parameters, 7.2 GFLOPs at 640 x 640.
+# Published: 43.0* AP on COCO val2017 after 160 epochs with 8 x 16 images.
+# * published; this package has not trained it on COCO.
+# bash tools/dist_train.sh configs/deim/deim_dfine_hgnetv2-n_8xb16-160e_coco.py 8
 _base_ = [
     '../_base_/models/deim_dfine_hgnetv2-n.py',
     '../_base_/datasets/coco_dense_o2o.py',
@@ -20,9 +20,17 @@ ema_decay = 0.9999
 
 train_dataloader = dict(batch_size=16)
 
+# ImageNet weights of PP-HGNetV2 as D-FINE publishes them
+backbone_weights = (
+    'https://github.com/Peterande/storage/releases/download/dfinev1.0/PPHGNetV2_B0_stage1.pth'
+)
+
 model = dict(
+    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=backbone_weights)),
     data_preprocessor=dict(batch_augments=[dict(type='BatchMixUp', prob=0.5)]),  # N: no multi-scale
 )
+
+sync_bn = 'torch'  # in distributed runs
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')

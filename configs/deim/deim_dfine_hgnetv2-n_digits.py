@@ -20,15 +20,13 @@ model = dict(
     bbox_head=dict(num_classes=10),
 )
 
-train_dataloader = dict(batch_size=8)
-
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-4),
+    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-4),  # 8e-4
     clip_grad=dict(max_norm=0.1, norm_type=2),
     constructor='RuleOptimWrapperConstructor',
     paramwise_cfg=dict(

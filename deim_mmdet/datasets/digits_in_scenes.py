@@ -35,9 +35,8 @@ RECIPE = 1
 # The last quarter of each class is kept for validation. scikit-learn stores the samples writer by
 # writer, so a cut keeps most writers on one side, which a random choice would not.
 VAL_HANDWRITING = 0.25
-MIN_SIDE = (
-    16  # px, of both sides of a box: a smaller digit is noise after the first strides of a network
-)
+# px, of both sides of a box: a smaller digit is noise after the first strides of a network
+MIN_SIDE = 16
 GAP = 2  # px between two boxes
 OPTIONS_FILE = 'digits.json'
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')

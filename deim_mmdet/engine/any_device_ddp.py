@@ -1,5 +1,5 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS
 
 
@@ -23,6 +23,7 @@ class AnyDeviceDistributedDataParallel(MMDistributedDataParallel):
     def __init__(self, module, device_ids=None, broadcast_buffers=False, **kwargs):
         if next(module.parameters()).device.type == 'cpu':
             device_ids = None
+            module = revert_sync_batchnorm(module)  # it works on GPUs only
         super().__init__(
             module=module, device_ids=device_ids, broadcast_buffers=broadcast_buffers, **kwargs
         )

@@ -136,6 +136,9 @@ def _float_buffers(model: torch.nn.Module) -> List[Tensor]:
 
 @torch.no_grad()
 def _copy(sources: List[Tensor], targets: List[Tensor]) -> None:
+    if targets and hasattr(torch, '_foreach_copy_'):  # PyTorch 2.0 lacks it
+        torch._foreach_copy_(targets, sources)
+        return
     for source, target in zip(sources, targets):
         target.copy_(source)
 

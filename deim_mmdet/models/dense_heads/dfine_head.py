@@ -7,6 +7,7 @@ from mmdet.utils import ConfigType
 from torch import Tensor
 
 from deim_mmdet.models.dense_heads.rtdetr_head import Assignment, RTDETRHead, mean_over_ranks
+from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
 from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.targets import BatchTargets
 from deim_mmdet.ops.boxes import aligned_iou, cxcywh_to_xyxy
@@ -67,7 +68,7 @@ class DFINEHead(RTDETRHead):
 
     def assign_denoising(
         self,
-        denoising: 'DenoisingQueries',  # noqa: F821
+        denoising: DenoisingQueries,
         assignment: UnionAssignment,
     ) -> UnionAssignment:
         known = super().assign_denoising(denoising, assignment)

@@ -10,6 +10,7 @@ from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
 from deim_mmdet.models.task_modules.matches import Matches
 from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.targets import BatchTargets
@@ -76,7 +77,7 @@ class RTDETRHead(BaseModule):
         sets: PredictionSets,
         targets: BatchTargets,
         denoising_sets: Optional[PredictionSets] = None,
-        denoising: Optional['DenoisingQueries'] = None,  # noqa: F821
+        denoising: Optional[DenoisingQueries] = None,
     ) -> Dict[str, Tensor]:
         """Match once, lose once.
 
@@ -111,7 +112,7 @@ class RTDETRHead(BaseModule):
         (num_boxes,) = mean_over_ranks([sum(targets.counts)], sets.bboxes.device)
         return Assignment(cls=matches, box=matches, num_cls=num_boxes, num_box=num_boxes)
 
-    def assign_denoising(self, denoising: 'DenoisingQueries', assignment: Assignment) -> Assignment:  # noqa: F821
+    def assign_denoising(self, denoising: DenoisingQueries, assignment: Assignment) -> Assignment:
         """The object a denoising query was made from is known, the same for all sets."""
         num_pairs = assignment.num_cls * denoising.num_groups
         return Assignment(

@@ -25,7 +25,7 @@ class DFINE(RTDETR):
     def __init__(self, decoder: ConfigType, bbox_head: ConfigType, **kwargs):
         distances = {key: decoder[key] for key in ('reg_max', 'reg_scale', 'up') if key in decoder}
         super().__init__(decoder=decoder, bbox_head=dict(bbox_head, **distances), **kwargs)
-        self.register_load_state_dict_pre_hook(refuse_other_distances)
+        self._register_load_state_dict_pre_hook(refuse_other_distances, with_module=True)
 
     def build_memory_projs(self, in_channels: List[int], embed_dims: int) -> nn.ModuleList:
         # NOTE a level that has the decoder's channels already is not projected

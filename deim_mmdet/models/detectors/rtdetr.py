@@ -11,6 +11,7 @@ from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
 from torch import Tensor
 
 from deim_mmdet.models.layers.query_selection import QuerySelection, SelectedQueries
+from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
 from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.targets import BatchTargets
 
@@ -73,7 +74,8 @@ class RTDETR(BaseDetector):
             self.denoising = MODELS.build(
                 dict(denoising, num_classes=num_classes, embed_dims=embed_dims)
             )
-        self.register_load_state_dict_pre_hook(refuse_other_sizes)
+        # the method without underscore came with PyTorch 2.5
+        self._register_load_state_dict_pre_hook(refuse_other_sizes, with_module=True)
 
     def build_memory_projs(self, in_channels: List[int], embed_dims: int) -> nn.ModuleList:
         """1x1 convolution and norm per encoder level, into the decoder's channels."""
@@ -102,7 +104,8 @@ class RTDETR(BaseDetector):
         Returns:
             dict[str, Tensor]: Scalars; the set of keys is the same for every batch.
         """
-        targets = BatchTargets.from_data_samples(batch_data_samples, batch_inputs.device)
+        input_hw = tuple(batch_inputs.shape[-2:])
+        targets = BatchTargets.from_data_samples(batch_data_samples, input_hw, batch_inputs.device)
         memory, spatial_shapes = self.encode(batch_inputs)
         selected = self.query_selection(memory, spatial_shapes)
         denoising = None
@@ -169,7 +172,7 @@ class RTDETR(BaseDetector):
         memory: Tensor,
         spatial_shapes: SpatialShapes,
         selected: SelectedQueries,
-        denoising: Optional['DenoisingQueries'] = None,  # noqa: F821
+        denoising: Optional[DenoisingQueries] = None,
     ) -> PredictionSets:
         """Run the decoder; denoising queries, if any, come before the selected ones."""
         content, references, attn_mask = selected.content, selected.references, None

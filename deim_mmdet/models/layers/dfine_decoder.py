@@ -222,8 +222,9 @@ class Gateway(BaseModule):
         nn.init.zeros_(self.gate.bias)
 
     def forward(self, query: Tensor, sampled: Tensor) -> Tensor:
-        keep, take = self.gate(torch.cat([query, sampled], dim=-1)).sigmoid().chunk(2, dim=-1)
-        return self.norm(keep * query + take * sampled)
+        """Both, and the result, are of shape (bs, N, embed_dims)."""
+        keep, add = self.gate(torch.cat([query, sampled], dim=-1)).sigmoid().chunk(2, dim=-1)
+        return self.norm(keep * query + add * sampled)
 
 
 class FFN(BaseModule):

@@ -33,6 +33,7 @@ class MLP(BaseModule):
         self.act = build_activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., in_dims) -> (..., out_dims)."""
         for layer in self.layers[:-1]:
             x = self.act(layer(x))
         return self.layers[-1](x)

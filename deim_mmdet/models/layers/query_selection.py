@@ -106,8 +106,7 @@ def grid_anchors(
 
     Returns:
         tuple[Tensor, Tensor]: Anchor logits, shape (1, sum of H*W, 4), ordered (cx, cy, w, h),
-        infinite
-        where invalid; validity, bool, shape (1, sum of H*W, 1).
+        infinite where invalid; validity, bool, shape (1, sum of H*W, 1).
     """
     with torch.inference_mode(False):
         levels = []

@@ -41,7 +41,7 @@ class TransformerEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(bs, embed_dims, H, W), unchanged in shape."""
         height, width = x.shape[-2:]
-        if x.requires_grad:
+        if x.requires_grad and x.device.type == 'cpu':
             # PyTorch's batch norm on the CPU computes a wrong gradient from one that is strided
             # like the tokens of a single image
             x.register_hook(Tensor.contiguous)

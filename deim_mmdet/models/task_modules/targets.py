@@ -30,30 +30,26 @@ class BatchTargets:
 
     @classmethod
     def from_data_samples(
-        cls, batch_data_samples: SampleList, device: torch.device
+        cls, batch_data_samples: SampleList, input_hw: Tuple[int, int], device: torch.device
     ) -> 'BatchTargets':
         """Collect the ground truth of a batch. The data samples are not changed.
 
         Args:
             batch_data_samples (list[DetDataSample]): With ``gt_instances.bboxes`` in pixels of the
-                input, ordered (x1, y1, x2, y2), ``gt_instances.labels``, and the metainfo
-                ``batch_input_shape`` (h, w) that ``DetDataPreprocessor`` sets.
+                input, ordered (x1, y1, x2, y2), and ``gt_instances.labels``.
+            input_hw (tuple[int, int]): Height and width of the input, padding included.
             device (torch.device): Where the targets are needed.
 
         Returns:
             BatchTargets: The objects of all images.
-
-        Raises:
-            ValueError: If the batch is empty or its ``batch_input_shape`` is missing or not unique.
         """
-        height, width = _common_input_shape(batch_data_samples)
         instances = [sample.gt_instances for sample in batch_data_samples]
         counts = [len(x.labels) for x in instances]
         xyxy = torch.cat([get_box_tensor(x.bboxes).reshape(-1, 4) for x in instances])
         labels = torch.cat([x.labels.reshape(-1) for x in instances])
         return cls.from_flat(
             labels.to(device),
-            _normalised_cxcywh(xyxy.to(device), height, width),
+            _normalised_cxcywh(xyxy.to(device), *input_hw),
             counts,
         )
 
@@ -73,7 +69,7 @@ class BatchTargets:
         assert sum(counts) == len(labels) == len(boxes)
         slots = [np.arange(count) for count in counts]
         where = np.stack((np.repeat(np.arange(len(counts)), counts), np.concatenate(slots)))
-        batch_index, slot_index = torch.from_numpy(where).to(boxes.device)
+        batch_index, slot_index = torch.from_numpy(where).to(boxes.device, non_blocking=True)
         return cls(labels.long(), boxes.float(), batch_index, slot_index, counts)
 
     @property
@@ -100,16 +96,6 @@ class BatchTargets:
         labels[self.batch_index, self.slot_index] = self.labels
         boxes[self.batch_index, self.slot_index] = self.boxes
         return labels, boxes
-
-
-def _common_input_shape(batch_data_samples: SampleList) -> Tuple[int, int]:
-    shapes = {tuple(x.metainfo.get('batch_input_shape', ())) for x in batch_data_samples}
-    if len(shapes) != 1 or () in shapes:
-        raise ValueError(
-            'all data samples of a batch need the same metainfo batch_input_shape (h, w), got '
-            f'{sorted(shapes)}; use DetDataPreprocessor, which sets it'
-        )
-    return shapes.pop()
 
 
 def _normalised_cxcywh(xyxy: Tensor, height: int, width: int) -> Tensor:

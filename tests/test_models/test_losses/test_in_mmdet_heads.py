@@ -124,7 +124,9 @@ def test_same_value_as_on_stacked_sets(boxes, loss_weight):
         cls_scores, bboxes, [x.gt_instances for x in samples], [x.metainfo for x in samples]
     )
 
-    targets = BatchTargets.from_data_samples(samples, torch.device('cpu'))
+    targets = BatchTargets.from_data_samples(
+        samples, samples[0].batch_input_shape, torch.device('cpu')
+    )
     matches = SetMatcher()(cls_scores[None], bboxes[None], targets)
     ious = aligned_iou(
         cxcywh_to_xyxy(matches.gather(bboxes[None])),

@@ -1,5 +1,4 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
@@ -15,14 +14,14 @@ def data_sample(bboxes, labels, **metainfo):
 
 
 def test_from_data_samples():
-    shape = dict(batch_input_shape=(200, 400), img_shape=(100, 400))
+    shape = dict(img_shape=(100, 400))
     boxes = torch.tensor([[40.0, 20, 80, 60], [0, 0, 400, 100]])
     samples = [
         data_sample(boxes, [3, 1], **shape),
         data_sample(torch.zeros(0, 4), [], **shape),
         data_sample(HorizontalBoxes(boxes[:1].clone()), [2], **shape),
     ]
-    targets = BatchTargets.from_data_samples(samples, torch.device('cpu'))
+    targets = BatchTargets.from_data_samples(samples, (200, 400), torch.device('cpu'))
 
     assert targets.counts == [2, 0, 1]
     assert (targets.batch_size, targets.max_count) == (3, 2)
@@ -40,8 +39,8 @@ def test_from_data_samples():
 
 
 def test_no_object_at_all():
-    samples = [data_sample(torch.zeros(0, 4), [], batch_input_shape=(32, 32))] * 2
-    targets = BatchTargets.from_data_samples(samples, torch.device('cpu'))
+    samples = [data_sample(torch.zeros(0, 4), [])] * 2
+    targets = BatchTargets.from_data_samples(samples, (32, 32), torch.device('cpu'))
     assert targets.counts == [0, 0] and targets.max_count == 0
     assert targets.boxes.shape == (0, 4) and targets.labels.shape == (0,)
     labels, boxes = targets.padded(pad_label=80)
@@ -55,17 +54,3 @@ def test_padded():
     assert labels.tolist() == [[5, 80], [80, 80], [6, 7]]
     assert padded[0, 0].tolist() == [0, 1, 2, 3] and padded[2, 1].tolist() == [8, 9, 10, 11]
     assert padded[1].abs().sum() == 0
-
-
-@pytest.mark.parametrize(
-    'metainfos',
-    [
-        [dict(batch_input_shape=(32, 32)), dict(batch_input_shape=(32, 64))],
-        [dict(batch_input_shape=(32, 32)), dict(img_shape=(32, 32))],
-        [],
-    ],
-)
-def test_refuses_batches_without_one_input_shape(metainfos):
-    samples = [data_sample(torch.zeros(0, 4), [], **metainfo) for metainfo in metainfos]
-    with pytest.raises(ValueError, match='DetDataPreprocessor'):
-        BatchTargets.from_data_samples(samples, torch.device('cpu'))
