@@ -88,7 +88,7 @@ def configure(args) -> Config:
     if cfg.get('auto_scale_lr'):
         # The learning rate of a recipe belongs to its total batch size.
         cfg.auto_scale_lr.enable = True
-    if not args.pretrained_backbone:
+    if 'backbone' in cfg.model and not args.pretrained_backbone:
         cfg.model.backbone.init_cfg = None
     if get_device() == 'cpu' and cfg.optim_wrapper.type == 'AnyDeviceAmpOptimWrapper':
         # most CPUs emulate bfloat16, ten times as slow
