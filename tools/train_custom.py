@@ -90,10 +90,11 @@ def configure(args) -> Config:
         cfg.auto_scale_lr.enable = True
     if 'backbone' in cfg.model and not args.pretrained_backbone:
         cfg.model.backbone.init_cfg = None
-    if get_device() == 'cpu' and cfg.optim_wrapper.type == 'AnyDeviceAmpOptimWrapper':
+    optim = cfg.get('optim_wrapper') or {}
+    if get_device() == 'cpu' and optim.get('type') == 'AnyDeviceAmpOptimWrapper':
         # most CPUs emulate bfloat16, ten times as slow
-        cfg.optim_wrapper.type = 'OptimWrapper'
-        cfg.optim_wrapper.pop('dtype', None)
+        optim.type = 'OptimWrapper'
+        optim.pop('dtype', None)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     cfg.work_dir = args.work_dir or os.path.join('work_dirs', f'custom_{Path(args.train_ann).stem}')
