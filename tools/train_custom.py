@@ -3,9 +3,9 @@
 
     python tools/train_custom.py TRAIN.json VAL.json IMAGE_FOLDER
 
-Takes the classes from TRAIN.json, sets the model to their number, checks the files, and trains. The
-configuration it trains is written beside the checkpoints, to be tested, resumed (mmdet's tools take
-it) or edited.
+Takes the classes from TRAIN.json, sets the model to their number, checks the annotation files, and
+trains. (tools/check_dataset.py opens the images, too.) The configuration it trains is written
+beside the checkpoints, to be tested, resumed (mmdet's tools take it) or edited.
 """
 
 import argparse

@@ -108,7 +108,9 @@ class FlatCosineLR(LRSchedulerMixin, _ParamScheduler):
             raise ValueError(
                 'FlatCosineLR needs 0 <= no_aug <= end, flat_until >= 0, warmup >= 0 and '
                 f'0 < max_warmup_share <= 1, but got no_aug={no_aug}, end={end} (iterations), '
-                f'flat_until={flat_until}, warmup={warmup}, max_warmup_share={max_warmup_share}'
+                f'flat_until={flat_until}, warmup={warmup}, max_warmup_share={max_warmup_share}. '
+                'In our configs flat_until and no_aug follow from max_epochs, and so do the stages '
+                'of DenseO2OHook and the begin of TwoStageEndHook: change them together.'
             )
         self.warmup = min(warmup, int(max_warmup_share * end))
         self.flat_until = flat_until

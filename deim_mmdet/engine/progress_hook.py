@@ -56,7 +56,9 @@ class RichProgressHook(Hook):
         self._last_time = now
         left = (now - self._start_time) / (done - self._start_iter) * (runner.max_iters - done)
         scalars = runner.message_hub.log_scalars
-        rate = max(chain(*runner.optim_wrapper.get_lr().values()))  # the backbone's group is slower
+        rates = runner.optim_wrapper.get_lr()
+        # the group of the backbone may be slower; base_lr is without the scaling to the batch size
+        rate = max(chain(*(r for name, r in rates.items() if not name.endswith('base_lr'))))
         state = (
             f'epoch {runner.epoch + 1}/{runner.max_epochs}  step '
             f'{batch_idx + 1}/{self._epoch_length}'
