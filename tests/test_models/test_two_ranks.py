@@ -19,7 +19,7 @@ COUNTS = ((0, 0), (3, 4))  # objects per image of each rank
 
 
 def test_a_rank_without_objects_neither_hangs_nor_differs(tmp_path):
-    mp.spawn(train_a_step, args=(str(tmp_path),), nprocs=2)  # times out instead of hanging
+    mp.spawn(train_a_step, args=(str(tmp_path),), nprocs=2)  # pytest's timeout ends a hang
     keys, counts, gradients = zip(*(torch.load(tmp_path / f'{rank}.pt') for rank in range(2)))
     assert keys[0] == keys[1]
     assert len(keys[0]) == 37
