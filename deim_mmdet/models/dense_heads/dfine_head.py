@@ -7,8 +7,8 @@ from mmdet.utils import ConfigType
 from torch import Tensor
 
 from deim_mmdet.models.dense_heads.rtdetr_head import Assignment, RTDETRHead, mean_over_ranks
+from deim_mmdet.models.layers.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
-from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.targets import BatchTargets
 from deim_mmdet.ops.boxes import aligned_iou, cxcywh_to_xyxy
 from deim_mmdet.ops.edge_distances import boxes_to_bins, weighting_function

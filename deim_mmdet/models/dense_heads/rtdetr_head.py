@@ -10,9 +10,9 @@ from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from deim_mmdet.models.layers.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
 from deim_mmdet.models.task_modules.matches import Matches
-from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.targets import BatchTargets
 from deim_mmdet.ops.boxes import aligned_iou, cxcywh_to_xyxy
 

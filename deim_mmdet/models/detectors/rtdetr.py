@@ -10,9 +10,9 @@ from mmdet.structures import OptSampleList, SampleList
 from mmdet.utils import ConfigType, OptConfigType, OptMultiConfig
 from torch import Tensor
 
+from deim_mmdet.models.layers.prediction_sets import PredictionSets
 from deim_mmdet.models.layers.query_selection import QuerySelection, SelectedQueries
 from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
-from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.targets import BatchTargets
 
 SpatialShapes = Tuple[Tuple[int, int], ...]

@@ -10,6 +10,7 @@ from .conv import (
 from .csp_layers import ConvDownsample, CSPRepLayer, RepNCSPELAN4, SeparableDownsample
 from .dfine_decoder import DFINEDecoder
 from .mlp import MLP
+from .prediction_sets import PredictionSets
 from .query_selection import QuerySelection
 from .transformer_encoder import SinePositions2D, TransformerEncoder, TransformerEncoderLayer
 
@@ -21,6 +22,7 @@ __all__ = [
     'DFINEDecoder',
     'FrozenBatchNorm2d',
     'LearnableAffine',
+    'PredictionSets',
     'QuerySelection',
     'RepNCSPELAN4',
     'RepVGGBlock',

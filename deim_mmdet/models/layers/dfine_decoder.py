@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deim_mmdet.models.layers.mlp import MLP, build_activation
 from deim_mmdet.models.layers.multi_point_attention import MultiPointAttention
-from deim_mmdet.models.task_modules.prediction_sets import PredictionSets
+from deim_mmdet.models.layers.prediction_sets import PredictionSets
 from deim_mmdet.ops.deformable_attention import split_levels
 from deim_mmdet.ops.edge_distances import distances_to_boxes, integral, weighting_function
 
