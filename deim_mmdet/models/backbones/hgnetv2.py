@@ -5,11 +5,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmdet.registry import MODELS
-from mmengine.model import BaseModule
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from ..layers.conv import ConvNormAct, FrozenBatchNorm2d
+from ..layers.conv import ConvNormAct
+from .staged_backbone import StagedBackbone, check_stages, run_blocks
 
 # One row per stage: (mid, out, blocks, layers, kernel, downsample, light)
 #   mid         channels of the layers of a block
@@ -76,7 +75,7 @@ SIZES = {
 
 
 @MODELS.register_module()
-class HGNetv2(BaseModule):
+class HGNetv2(StagedBackbone):
     """PP-HGNetV2, the backbone of D-FINE and DEIM.
 
     A stem of stride 4, then stages of blocks that aggregate the outputs of all their layers.
@@ -137,7 +136,8 @@ class HGNetv2(BaseModule):
         size = SIZES[name]
         stem_channels = stem_channels or size['stem']
         stages = stages or size['stages']
-        _check_stages(stages, out_indices, frozen_stages)
+        _check_rows(stages)
+        check_stages(len(stages), out_indices, frozen_stages)
         layer_cfg = dict(
             norm_cfg=norm_cfg, act_cfg=act_cfg, use_lab=size['lab'] if use_lab is None else use_lab
         )
@@ -153,45 +153,10 @@ class HGNetv2(BaseModule):
             out_channels.append(channels)
             out_strides.append(stride)
 
-        self.out_indices = tuple(out_indices)
-        self.out_channels = tuple(out_channels[i] for i in self.out_indices)
-        self.out_strides = tuple(out_strides[i] for i in self.out_indices)
-        self.frozen_stages = frozen_stages
-        if freeze_norm:
-            FrozenBatchNorm2d.replace_in(self)
-        for module in self._frozen_modules():
-            module.requires_grad_(False)
+        self.finish(out_channels, out_strides, out_indices, frozen_stages, freeze_norm)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Features of the chosen stages.
-
-        Args:
-            x (Tensor): Images, shape (bs, in_channels, H, W), H and W multiples of the largest
-                stride.
-
-        Returns:
-            tuple[Tensor]: One level per entry of ``out_indices``, shape (bs, out_channels[i],
-            H / out_strides[i], W / out_strides[i]).
-        """
-        x = self.stem(x)
-        levels = []
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if index in self.out_indices:
-                levels.append(x)
-        return tuple(levels)
-
-    def train(self, mode: bool = True) -> 'HGNetv2':
-        """Set the mode; frozen stages stay in evaluation mode."""
-        super().train(mode)
-        for module in self._frozen_modules():
-            module.eval()
-        return self
-
-    def _frozen_modules(self) -> list:
-        if self.frozen_stages < 0:
-            return []
-        return [self.stem, *self.stages[: self.frozen_stages]]
+    def stem_and_stages(self) -> Sequence[nn.Module]:
+        return [self.stem, *self.stages]
 
 
 class HGStem(nn.Module):
@@ -276,13 +241,7 @@ class HGStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(bs, in_channels, H, W) -> (bs, out_channels, H / 2, W / 2), or H, W undivided."""
-        x = self.downsample(x)
-        for block in self.blocks:
-            if self.with_cp and x.requires_grad:
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        return x
+        return run_blocks(self.blocks, self.downsample(x), self.with_cp)
 
 
 class HGBlock(nn.Module):
@@ -369,23 +328,10 @@ class LightConv(nn.Module):
         return self.conv2(self.conv1(x))
 
 
-def _check_stages(stages: Sequence[tuple], out_indices: Sequence[int], frozen_stages: int) -> None:
+def _check_rows(stages: Sequence[tuple]) -> None:
     for index, row in enumerate(stages):
         if len(row) != 7:
             raise ValueError(
                 f'stages[{index}] = {row} has {len(row)} entries, not seven: give (mid, out, '
                 'blocks, layers, kernel, downsample, light).'
             )
-    allowed = range(len(stages))
-    if not out_indices or any(index not in allowed for index in out_indices):
-        raise ValueError(
-            f'out_indices = {tuple(out_indices)} must name stages 0 to {len(stages) - 1} of this '
-            'size.'
-        )
-    if list(out_indices) != sorted(set(out_indices)):
-        raise ValueError(f'out_indices = {tuple(out_indices)} must rise, finest level first.')
-    if not -1 <= frozen_stages <= len(stages):
-        raise ValueError(
-            f'frozen_stages = {frozen_stages} must be -1 (nothing), 0 (stem), or at most '
-            f'{len(stages)} (stem and all stages).'
-        )

@@ -26,6 +26,9 @@ class ConvNormAct(nn.Module):
         use_lab (bool): Put a :class:`LearnableAffine` behind the activation. Defaults to False.
     """
 
+    # what published weights call the norm differs between backbones
+    norm_name = 'bn'
+
     def __init__(
         self,
         in_channels: int,
@@ -44,19 +47,21 @@ class ConvNormAct(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
         )
-        self.bn = build_norm_layer(norm_cfg, out_channels)[1]
+        self.add_module(self.norm_name, build_norm_layer(norm_cfg, out_channels)[1])
         self.act = build_activation_layer(act_cfg) if act_cfg else nn.Identity()
         self.lab = LearnableAffine() if use_lab and act_cfg else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(bs, in_channels, H, W) -> (bs, out_channels, H / stride, W / stride)."""
-        return self.lab(self.act(self.bn(self.conv(x))))
+        norm = getattr(self, self.norm_name)
+        return self.lab(self.act(norm(self.conv(x))))
 
     def fuse(self) -> None:
         """Fold the norm into the convolution. Does nothing the second time."""
-        if not isinstance(self.bn, nn.Identity):
-            self.conv = _conv_with(self.conv, *fold_norm(self.conv, self.bn))
-            self.bn = nn.Identity()
+        norm = getattr(self, self.norm_name)
+        if not isinstance(norm, nn.Identity):
+            self.conv = _conv_with(self.conv, *fold_norm(self.conv, norm))
+            setattr(self, self.norm_name, nn.Identity())
 
 
 class RepVGGBlock(nn.Module):
