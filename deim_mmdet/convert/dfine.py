@@ -74,8 +74,8 @@ DFINE = Family(
             ('{norm}.{leaf}', '{norm}.{leaf}'),
         ),
     ),
+    copies=(('decoder.{constant}', 'decoder.decoder.{constant}'),),
     dropped=(
-        ('decoder.{constant}', 'second copy of the one in decoder.decoder'),
         ('decoder.anchors', 'computed from the size of the input'),
         ('decoder.valid_mask', 'computed from the size of the input'),
         ('encoder.pos_embed{leaf}', 'computed from the size of the input'),

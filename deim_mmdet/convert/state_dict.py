@@ -5,10 +5,8 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from torch import Tensor
 
-from .dfine import DFINE
+from .families import FAMILIES
 from .family import Family
-
-FAMILIES = (DFINE,)
 
 # counters of batch norms; frozen norms have none
 COUNTER = '.num_batches_tracked'
