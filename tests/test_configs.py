@@ -1,6 +1,10 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""Every config: loads, agrees with itself, has its row, builds, and trains a step."""
+"""Every config: loads, agrees with itself, has its row, builds, trains a step, deploys.
 
+Those of ``configs/any_detr`` hold models of mmdet and are built in ``test_any_detr.py``.
+"""
+
+import copy
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,9 @@ import torch
 import yaml
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 
+from deim_mmdet.models.layers.conv import switch_to_deploy
 from tests.test_models.samples import data_samples
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +23,57 @@ CONFIGS = sorted(
     for path in (ROOT / 'configs').rglob('*.py')
     if '_base_' not in path.parts
 )
+OURS = [path for path in CONFIGS if not path.startswith('configs/any_detr/')]
+
+# The published training settings: batch, learning rate, of the backbone, weight decay, epochs,
+# stages of Dense O2O, copies of the base size in multi-scale training, EMA warm-up and decay in the
+# second stage (None: there is no second stage).
+# fmt: off
+PUBLISHED = {
+    'deim_dfine_hgnetv2-n_8xb16-160e_coco':
+        (128, 8e-4,   4e-4,    1e-4,    160, (4, 78, 148), None, 1000, .9999),
+    'deim_dfine_hgnetv2-s_8xb4-132e_coco':
+        (32,  4e-4,   2e-4,    1e-4,    132, (4, 64, 120), 20,   1000, .9999),
+    'deim_dfine_hgnetv2-m_8xb4-102e_coco':
+        (32,  4e-4,   4e-5,    1e-4,    102, (4, 49, 90),  6,    1000, .9999),
+    'deim_dfine_hgnetv2-l_8xb4-58e_coco':
+        (32,  5e-4,   2.5e-5,  1.25e-4, 58,  (4, 29, 50),  4,    1000, .9999),
+    'deim_dfine_hgnetv2-x_8xb4-58e_coco':
+        (32,  5e-4,   5e-6,    1.25e-4, 58,  (4, 29, 50),  3,    1000, .9998),
+    'deim_dfine_hgnetv2-x_8xb4-24e_obj365-coco':
+        (32,  2.5e-4, 2.5e-6,  1.25e-4, 24,  (2, 12, 20),  3,    0,    .9999),
+    'deim_rtdetrv2_r18vd_8xb2-120e_coco':
+        (16,  2e-4,   2e-4,    1e-4,    120, (4, 64, 117), 3,    2000, .9999),
+    'deim_rtdetrv2_r34vd_8xb2-120e_coco':
+        (16,  2e-4,   1e-4,    1e-4,    120, (4, 64, 117), 3,    2000, .9999),
+    'deim_rtdetrv2_r50vd-m_8xb2-60e_coco':
+        (16,  2e-4,   2e-5,    1e-4,    60,  (4, 34, 58),  3,    2000, .9999),
+    'deim_rtdetrv2_r50vd_8xb2-60e_coco':
+        (16,  2e-4,   2e-5,    1e-4,    60,  (4, 34, 58),  3,    2000, .9999),
+    'deim_rtdetrv2_r101vd_8xb2-60e_coco':
+        (16,  2e-4,   2e-6,    1e-4,    60,  (4, 34, 58),  3,    2000, .9999),
+    'dfine_hgnetv2-n_8xb16-160e_coco':
+        (128, 8e-4,   4e-4,    1e-4,    160, (0, 0, 148),  None, 1000, .9999),
+    'dfine_hgnetv2-s_8xb4-132e_coco':
+        (32,  2e-4,   1e-4,    1e-4,    132, (0, 0, 120),  20,   1000, .9999),
+    'dfine_hgnetv2-m_8xb4-132e_coco':
+        (32,  2e-4,   2e-5,    1e-4,    132, (0, 0, 120),  6,    1000, .9999),
+    'dfine_hgnetv2-l_8xb4-80e_coco':
+        (32,  2.5e-4, 1.25e-5, 1.25e-4, 80,  (0, 0, 72),   4,    1000, .9999),
+    'dfine_hgnetv2-x_8xb4-80e_coco':
+        (32,  2.5e-4, 2.5e-6,  1.25e-4, 80,  (0, 0, 72),   3,    1000, .9998),
+    'rtdetrv2_r18vd_8xb2-120e_coco':
+        (16,  1e-4,   1e-4,    1e-4,    120, (0, 0, 117),  3,    2000, None),
+    'rtdetrv2_r34vd_8xb2-120e_coco':
+        (16,  1e-4,   5e-5,    1e-4,    120, (0, 0, 117),  3,    2000, None),
+    'rtdetrv2_r50vd-m_8xb2-84e_coco':
+        (16,  1e-4,   1e-5,    1e-4,    84,  (0, 0, 81),   3,    2000, None),
+    'rtdetrv2_r50vd_8xb2-72e_coco':
+        (16,  1e-4,   1e-5,    1e-4,    72,  (0, 0, 71),   3,    2000, None),
+    'rtdetrv2_r101vd_8xb2-72e_coco':
+        (16,  1e-4,   1e-6,    1e-4,    72,  (0, 0, 71),   3,    2000, None),
+}
+# fmt: on
 
 
 def metafile_rows() -> dict:
@@ -30,41 +87,95 @@ def test_every_config_has_a_row_and_every_row_a_config():
 
 
 @pytest.mark.parametrize('path', CONFIGS)
+def test_row_says_what_the_config_says(path):
+    cfg = Config.fromfile(ROOT / path)
+    row = metafile_rows()[path]
+    assert cfg.default_scope == 'mmdet'
+    assert Path(path).stem == row['Name']
+    assert row['Metadata']['Epochs'] == cfg.train_cfg.max_epochs
+
+
+@pytest.mark.parametrize('path', OURS)
 def test_config_agrees_with_itself(path):
     """Loop, schedule, stages and second stage state the same epochs."""
     cfg = Config.fromfile(ROOT / path)
     assert cfg.custom_imports.imports == ['deim_mmdet']
-    assert cfg.default_scope == 'mmdet'
-    hooks = {hook.type: hook for hook in cfg.custom_hooks}
+    hooks, schedule = cfg.default_hooks, cfg.param_scheduler
     max_epochs = cfg.train_cfg.max_epochs
-    schedule = cfg.param_scheduler
-    _, mosaic_end, plain_end = hooks['DenseO2OHook'].stages
-    assert plain_end == hooks['TwoStageEndHook'].begin == max_epochs - schedule.no_aug
-    assert mosaic_end == schedule.flat_until
-    assert hooks['TwoStageEndHook'].restart_decay == hooks['WarmupEMAHook'].decay
-    assert Path(path).stem == metafile_rows()[path]['Name']
-    assert metafile_rows()[path]['Metadata']['Epochs'] == max_epochs
+    _, mosaic_end, plain_end = hooks.dense_o2o.stages
+    assert plain_end <= max_epochs
+    if schedule.type == 'FlatCosineLR':
+        assert plain_end == max_epochs - schedule.no_aug
+        assert schedule.flat_until == mosaic_end or schedule.gamma == 1.0
+    if 'two_stage_end' in hooks:
+        assert hooks.two_stage_end.begin == plain_end
+    gpus, batch = 8, cfg.train_dataloader.batch_size
+    if path.endswith('_coco.py'):
+        assert f'_{gpus}xb{batch}-{max_epochs}e_' in path
+        assert cfg.auto_scale_lr.base_batch_size == gpus * batch
     # an error about a batch then names all the images of a mosaic
     assert 'mix_img_paths' in cfg.train_dataloader.dataset.pipeline[-1].meta_keys
 
 
-@pytest.mark.parametrize('path', CONFIGS)
-def test_model_builds_and_trains_a_step(path):
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_published_training_settings(name):
+    (path,) = [path for path in OURS if Path(path).stem == name]
+    batch, lr, backbone_lr, decay, epochs, stages, repeat, warmup, restart = PUBLISHED[name]
     cfg = Config.fromfile(ROOT / path)
-    model = MODELS.build(cfg.model)
-    parameters = metafile_rows()[path]['Metadata'].get('Parameters')
-    if parameters:
-        assert sum(p.numel() for p in model.parameters()) == parameters
+    assert 8 * cfg.train_dataloader.batch_size == batch
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(lr)
+    mults = [rule.get('lr_mult', 1) for rule in cfg.optim_wrapper.paramwise_cfg.rules]
+    assert lr * min(mults) == pytest.approx(backbone_lr)
+    assert cfg.optim_wrapper.optimizer.weight_decay == pytest.approx(decay)
+    assert cfg.train_cfg.max_epochs == epochs
+    assert tuple(cfg.default_hooks.dense_o2o.stages) == stages
+    augments = {a.type: a for a in cfg.model.data_preprocessor.get('batch_augments', [])}
+    assert augments.get('BatchRandomSize', {}).get('repeat') == repeat
+    assert ('BatchMixUp' in augments) == name.startswith('deim')
+    assert cfg.default_hooks.ema.warmup == warmup
+    assert cfg.default_hooks.get('two_stage_end', {}).get('restart_decay') == restart
 
-    classes = cfg.model.bbox_head.num_classes
+
+@pytest.mark.parametrize('path', OURS)
+def test_model_trains_a_step_and_deploys(path):
+    cfg = Config.fromfile(ROOT / path)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    parameters = metafile_rows()[path]['Metadata']['Parameters']
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    trained = {id(p) for group in optim_wrapper.optimizer.param_groups for p in group['params']}
+    assert trained == {id(p) for p in model.parameters() if p.requires_grad}
+
     images = torch.rand(2, 3, 128, 96)
-    samples = data_samples((0, 3), (128, 96), classes)  # an image without objects
-    losses = model.train().loss(images, samples)
+    samples = data_samples((0, 3), (128, 96), cfg.model.bbox_head.num_classes)
+    losses = model.train().loss(images, samples)  # an image without objects
     total = sum(losses.values())
     assert torch.isfinite(total)
     total.backward()
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
     with torch.no_grad():
+        for parameter in model.parameters():  # what starts at zero would hide differences
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn_like(parameter))
         results = model.eval().predict(images, samples)
-    assert len(results[0].pred_instances) <= cfg.model.test_cfg.max_per_img
+        assert len(results[0].pred_instances) <= cfg.model.test_cfg.max_per_img
+        bboxes = boxes_of_tokens(model, images)
+        deployed = boxes_of_tokens(switch_to_deploy(copy.deepcopy(model)), images)
+    torch.testing.assert_close(deployed, bboxes, rtol=0, atol=1e-4)
+
+
+def boxes_of_tokens(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Final boxes in the order of the tokens they start from, (bs, tokens, 4).
+
+    The queries are those tokens sorted by score: rounding may exchange neighbours.
+    """
+    memory, spatial_shapes = model.encode(images)
+    model.query_selection.num_queries = memory.shape[1]
+    selected = model.query_selection(memory, spatial_shapes)
+    bboxes = model.decode(memory, spatial_shapes, selected).bboxes[-1]
+    return torch.empty_like(bboxes).scatter_(
+        1, selected.index.unsqueeze(-1).expand_as(bboxes), bboxes
+    )

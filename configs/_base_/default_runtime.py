@@ -3,6 +3,7 @@
 custom_imports = dict(imports=['deim_mmdet'], allow_failed_imports=False)
 default_scope = 'mmdet'
 
+# mmengine registers every entry; named entries, unlike a list, can be changed one by one
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
@@ -10,8 +11,10 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='coco/bbox_mAP'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
+    check_classes=dict(type='CheckClassesHook'),
+    unreadable_images=dict(type='UnreadableImagesHook'),
+    non_finite_loss=dict(type='NonFiniteLossHook'),
 )
-custom_hooks = []
 
 env_cfg = dict(
     cudnn_benchmark=True,

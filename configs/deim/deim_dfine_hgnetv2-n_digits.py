@@ -42,14 +42,11 @@ param_scheduler = dict(
     gamma=0.1,  # constant on COCO
     warmup=2000,
 )
-default_hooks = dict(logger=dict(interval=20))
-custom_hooks = [
-    dict(type='CheckClassesHook'),
-    dict(type='UnreadableImagesHook'),
-    dict(type='NonFiniteLossHook'),
-    dict(type='ChannelsLastHook'),
-    dict(type='DenseO2OHook', stages=(mosaic_begin, mosaic_end, plain_end)),
+default_hooks = dict(
+    logger=dict(interval=20),
+    channels_last=dict(type='ChannelsLastHook'),
+    dense_o2o=dict(type='DenseO2OHook', stages=(mosaic_begin, mosaic_end, plain_end)),
     # a window of 1/20 of the run, 1/8 elsewhere: so short a run changes all the time
-    dict(type='WarmupEMAHook', decay=ema_decay, warmup=1000, max_window_share=0.05),
-    dict(type='TwoStageEndHook', begin=plain_end, restart_decay=ema_decay),
-]
+    ema=dict(type='WarmupEMAHook', decay=ema_decay, warmup=1000, max_window_share=0.05),
+    two_stage_end=dict(type='TwoStageEndHook', begin=plain_end, restart_decay=ema_decay),
+)

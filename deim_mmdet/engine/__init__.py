@@ -5,6 +5,8 @@ from .channels_last_hook import ChannelsLastHook
 from .compile_hook import CompileHook
 from .dense_o2o_hook import DenseO2OHook
 from .flat_cosine_lr import FlatCosineLR
+from .linear_warmup_lr import LinearWarmupLR
+from .load_weights_hook import LoadWeightsHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .progress_hook import RichProgressHook
 from .rule_optim_wrapper_constructor import RuleOptimWrapperConstructor
@@ -19,6 +21,8 @@ __all__ = [
     'CompileHook',
     'DenseO2OHook',
     'FlatCosineLR',
+    'LinearWarmupLR',
+    'LoadWeightsHook',
     'NonFiniteLossHook',
     'RichProgressHook',
     'RuleOptimWrapperConstructor',

@@ -55,7 +55,7 @@ class DenseO2OHook(Hook):
             raise ValueError(
                 'DenseO2OHook has nothing to steer: put DenseO2O into the pipeline of the training '
                 'data or BatchMixUp into the batch_augments of the data preprocessor, or take the '
-                'hook out of custom_hooks'
+                'hook out of the config'
             )
 
     def before_train_epoch(self, runner: Runner) -> None:

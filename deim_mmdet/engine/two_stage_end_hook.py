@@ -184,7 +184,7 @@ class TwoStageEndHook(Hook):
                 return hook.ema_model
         raise ValueError(
             'TwoStageEndHook changes the decay of an average: add '
-            "dict(type='WarmupEMAHook') to custom_hooks"
+            "dict(type='WarmupEMAHook') to the hooks"
         )
 
 

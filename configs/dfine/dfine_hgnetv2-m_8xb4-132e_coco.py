@@ -1,0 +1,39 @@
+# D-FINE-M: 19.6 M parameters, 57 GFLOPs.
+# Published: 52.3* AP on COCO val2017 after 132 epochs of 8 x 4 images.
+_base_ = './dfine_hgnetv2-l_8xb4-80e_coco.py'
+
+# epochs, counted from 0
+max_epochs = 132
+no_aug_epochs = 12
+plain_end = max_epochs - no_aug_epochs
+
+backbone_weights = (
+    'https://github.com/Peterande/storage/releases/download/dfinev1.0/PPHGNetV2_B2_stage1.pth'
+)
+
+model = dict(
+    backbone=dict(
+        name='B2',
+        frozen_stages=-1,
+        freeze_norm=False,
+        init_cfg=dict(checkpoint=backbone_weights),
+    ),
+    neck=dict(in_channels=[384, 768, 1536], depth_mult=0.67),
+    decoder=dict(num_layers=4),
+    data_preprocessor=dict(batch_augments=[dict(type='BatchRandomSize', base_size=640, repeat=6)]),
+)
+
+train_cfg = dict(max_epochs=max_epochs)
+optim_wrapper = dict(
+    optimizer=dict(lr=2e-4, weight_decay=1e-4),
+    paramwise_cfg=dict(
+        rules=[
+            dict(kinds=['norm'], decay_mult=0.0),
+            dict(pattern=r'^backbone\.', lr_mult=0.1),
+        ]
+    ),
+)
+default_hooks = dict(
+    dense_o2o=dict(stages=(0, 0, plain_end)),
+    two_stage_end=dict(begin=plain_end),
+)

@@ -1,0 +1,21 @@
+# RT-DETR-R101: 76.6 M parameters, 259 GFLOPs.
+# Published: 54.3* AP on COCO val2017 after 72 epochs of 8 x 2 images.
+_base_ = './rtdetr_r50vd_8xb2-72e_coco.py'
+
+backbone_weights = (
+    'https://github.com/lyuwenyu/storage/releases/download/v0.1/'
+    'ResNet101_vd_ssld_pretrained_from_paddle.pth'
+)
+
+model = dict(
+    backbone=dict(depth=101, init_cfg=dict(checkpoint=backbone_weights)),
+    neck=dict(embed_dims=384, ffn_channels=2048),
+)
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        rules=[
+            dict(pattern=r'^backbone\.', lr_mult=0.01),
+            dict(kinds=['norm', 'bias'], decay_mult=0.0),
+        ]
+    )
+)
