@@ -1,45 +1,98 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""What D-FINE and RT-DETR have in common in Hugging Face `transformers`, and our names.
+"""Names that the models of Hugging Face `transformers` share, as they stand in files, and ours.
 
-Where two of their names stand for one of ours, the first is the one in files (the hub's, and what
-every version saves), the second the one of the modules of transformers 5.
+transformers 5 calls some modules otherwise (``mlp.fc1``, ``o_proj``, ``aifi``), yet reads and
+writes these names.
 """
 
-from .family import under
+from typing import Callable, Dict, Mapping, Sequence, Tuple
+
+from torch import Tensor
+
+from .constants import anchors_and_scales
+from .family import PublishedForm, under
+
+# Self-attention: three matrices in a file, one here.
+ATTENTION = (
+    (
+        (
+            'self_attn.q_proj.{leaf}',
+            'self_attn.k_proj.{leaf}',
+            'self_attn.v_proj.{leaf}',
+        ),
+        'self_attn.in_proj_{leaf}',
+    ),
+    ('self_attn.out_proj.{leaf}', 'self_attn.out_proj.{leaf}'),
+)
 
 PLACEHOLDERS = {
     'op': {'conv': 'conv', 'norm': 'bn'},  # of a convolution block
-    'hgop': {'convolution': 'conv', 'normalization': 'bn', 'lab': 'lab'},
+    'layer': {'convolution': 'conv', 'normalization': 'bn', 'lab': 'lab'},  # of a backbone's block
     'input': {'0': 'conv', '1': 'bn'},
     'memory': {'0': 'conv', '1': 'norm'},
     'selection': {'0': 'proj', '1': 'norm'},
     'fusion': r'(?:fpn|pan)_blocks\.\d+',
-    'aifi': {'encoder': 'transformers', 'aifi': 'transformers'},
-    'out': {'out_proj': 'out_proj', 'o_proj': 'out_proj'},
-    'fc': {
-        'fc1': 'linear1',
-        'fc2': 'linear2',
-        'mlp.fc1': 'linear1',  # RT-DETR in transformers 5
-        'mlp.fc2': 'linear2',
-        'mlp.layers.0': 'linear1',  # D-FINE in transformers 5
-        'mlp.layers.1': 'linear2',
-    },
+    'fc': {'fc1': 'linear1', 'fc2': 'linear2'},
     'encoder_norm': {'self_attn_layer_norm': 'norm1', 'final_layer_norm': 'norm2'},
-    'decoder_norm': {
-        'self_attn_layer_norm': 'norm1',
-        'encoder_attn_layer_norm': 'norm2',
-        'final_layer_norm': 'norm3',
-    },
 }
 
-# fmt: off
-ENCODER_RULES = under(
-    'model.',
-    'neck.',
-    ('encoder_input_proj.{i}.{input}.{leaf}', 'input_projs.{i}.{input}.{leaf}'),
-    ('encoder.{aifi}.{i}.layers.{j}.self_attn.{out}.{leaf}', '{aifi}.{i}.layers.{j}.self_attn.{out}.{leaf}'),
-    ('encoder.{aifi}.{i}.layers.{j}.{fc}.{leaf}', '{aifi}.{i}.layers.{j}.{fc}.{leaf}'),
-    ('encoder.{aifi}.{i}.layers.{j}.{encoder_norm}.{leaf}', '{aifi}.{i}.layers.{j}.{encoder_norm}.{leaf}'),
-    ('encoder.lateral_convs.{i}.{op}.{leaf}', 'lateral_convs.{i}.{op}.{leaf}'),
+RULES = (
+    *under(
+        'model.',
+        'neck.',
+        ('encoder_input_proj.{i}.{input}.{leaf}', 'input_projs.{i}.{input}.{leaf}'),
+        ('encoder.lateral_convs.{i}.{op}.{leaf}', 'lateral_convs.{i}.{op}.{leaf}'),
+    ),
+    *under(
+        'model.encoder.encoder.{i}.layers.{j}.',
+        'neck.transformers.{i}.layers.{j}.',
+        *ATTENTION,
+        ('{fc}.{leaf}', '{fc}.{leaf}'),
+        ('{encoder_norm}.{leaf}', '{encoder_norm}.{leaf}'),
+    ),
+    *under(
+        'model.',
+        '',
+        ('decoder_input_proj.{i}.{memory}.{leaf}', 'memory_projs.{i}.{memory}.{leaf}'),
+        ('enc_output.{selection}.{leaf}', 'query_selection.{selection}.{leaf}'),
+        ('enc_score_head.{leaf}', 'query_selection.cls_branch.{leaf}'),
+        ('enc_bbox_head.{rest}', 'query_selection.reg_branch.{rest}'),
+        ('denoising_class_embed.weight', 'denoising.label_embedding.weight'),
+    ),
+    *under(
+        'model.decoder.',
+        'decoder.',
+        ('query_pos_head.{rest}', 'query_pos_mlp.{rest}'),
+        ('class_embed.{i}.{leaf}', 'cls_branches.{i}.{leaf}'),
+        ('bbox_embed.{i}.{rest}', 'reg_branches.{i}.{rest}'),
+    ),
+    *under(
+        'model.decoder.layers.{i}.',
+        'decoder.layers.{i}.',
+        *ATTENTION,
+        ('encoder_attn.{attn}.{leaf}', 'cross_attn.{attn}.{leaf}'),
+        ('{fc}.{leaf}', 'ffn.{fc}.{leaf}'),
+        ('{decoder_norm}.{leaf}', '{decoder_norm}.{leaf}'),
+    ),
 )
-# fmt: on
+
+DROPPED = (
+    ('class_embed.{rest}', 'second copy of the one in model.decoder'),
+    ('bbox_embed.{rest}', 'second copy of the one in model.decoder'),
+)
+
+
+def points_scale(
+    name: str, published_points: Sequence[Tuple[int, ...]]
+) -> Callable[[Mapping[str, Tensor], PublishedForm], Dict[str, Tensor]]:
+    """What computes the constant ``name`` of every cross-attention, see :class:`Family`."""
+
+    def compute(weights: Mapping[str, Tensor], form: PublishedForm) -> Dict[str, Tensor]:
+        tensors = anchors_and_scales(weights, form, published_points)
+        scales = [scale for key, scale in tensors.items() if key.endswith('num_points_scale')]
+        return {
+            f'model.decoder.layers.{index}.encoder_attn.{name}': scale
+            for index, scale in enumerate(scales)
+        }
+
+    return compute
