@@ -55,15 +55,62 @@ def deformable_sampling(
     Returns:
         Tensor: Shape (bs, num_queries, num_heads * head_dims).
     """
-    bs, num_queries, num_heads, num_points, _ = locations.shape
-    head_dims = value_levels[0].shape[1]
     # (bs, N, heads, points, 2) -> (bs * heads, N, points, 2), in grid_sample's [-1, 1]
     grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
     samples = [
         F.grid_sample(value, level_grid, padding_mode='zeros', align_corners=False)
         for value, level_grid in zip(value_levels, grid.split(list(points_per_level), dim=2))
     ]
-    samples = torch.cat(samples, dim=-1)  # (bs * heads, head_dims, N, points)
+    return weighted_sum(samples, attention_weights)
+
+
+def discrete_sampling(
+    value_levels: Sequence[Tensor],
+    locations: Tensor,
+    attention_weights: Tensor,
+    points_per_level: Sequence[int],
+) -> Tensor:
+    """Weighted sum of single cells (RT-DETRv2, arXiv 2407.17140), for devices without
+    ``grid_sample``.
+
+    A point at ``p`` of [0, 1] reads cell ``floor(p * size + 0.5)`` of that axis, at most the last.
+    So it reads half a cell farther than bilinear sampling looks; published weights depend on it.
+
+    Differs from the published implementation: that one limits both axes to the height.
+
+    Args:
+        value_levels, locations, attention_weights, points_per_level: As for
+            :func:`deformable_sampling`. Points outside read the cell at the border; locations get
+            no gradient.
+
+    Returns:
+        Tensor: Shape (bs, num_queries, num_heads * head_dims).
+    """
+    samples = []
+    for value, points in zip(value_levels, locations.split(list(points_per_level), dim=3)):
+        h, w = value.shape[-2:]
+        x = (points[..., 0] * w + 0.5).floor().long().clamp(0, w - 1)
+        y = (points[..., 1] * h + 0.5).floor().long().clamp(0, h - 1)
+        # (bs, N, heads, points) -> (bs * heads, N, points)
+        cells = (y * w + x).transpose(1, 2).flatten(0, 1)
+        index = cells.flatten(1).unsqueeze(1).expand(-1, value.shape[1], -1)
+        samples.append(value.flatten(2).gather(2, index).unflatten(2, cells.shape[1:]))
+    return weighted_sum(samples, attention_weights)
+
+
+def weighted_sum(samples: Sequence[Tensor], attention_weights: Tensor) -> Tensor:
+    """Sum over the points of all levels.
+
+    Args:
+        samples (Sequence[Tensor]): Samples of every level, shape (bs * num_heads, head_dims,
+            num_queries, points of the level).
+        attention_weights (Tensor): Shape (bs, num_queries, num_heads, sum of points).
+
+    Returns:
+        Tensor: Shape (bs, num_queries, num_heads * head_dims).
+    """
+    bs, num_queries, num_heads, num_points = attention_weights.shape
+    samples = torch.cat(list(samples), dim=-1)  # (bs * heads, head_dims, N, points)
     weights = attention_weights.transpose(1, 2).reshape(bs * num_heads, 1, num_queries, num_points)
     out = (samples * weights).sum(-1)  # (bs * heads, head_dims, N)
-    return out.reshape(bs, num_heads * head_dims, num_queries).transpose(1, 2)
+    return out.reshape(bs, -1, num_queries).transpose(1, 2)

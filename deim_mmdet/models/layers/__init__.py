@@ -12,6 +12,7 @@ from .dfine_decoder import DFINEDecoder
 from .mlp import MLP
 from .prediction_sets import PredictionSets
 from .query_selection import QuerySelection
+from .rtdetr_decoder import RTDETRDecoder
 from .transformer_encoder import SinePositions2D, TransformerEncoder, TransformerEncoderLayer
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     'LearnableAffine',
     'PredictionSets',
     'QuerySelection',
+    'RTDETRDecoder',
     'RepNCSPELAN4',
     'RepVGGBlock',
     'SeparableDownsample',

@@ -10,10 +10,15 @@ from typing import Optional, Sequence, Tuple
 import torch
 import torch.nn as nn
 from mmdet.registry import MODELS
-from mmengine.model import BaseModule, bias_init_with_prob
+from mmengine.model import BaseModule
 from torch import Tensor
 
-from deim_mmdet.models.layers.mlp import MLP, build_activation
+from deim_mmdet.models.layers.deformable_decoder import (
+    DecoderLayer,
+    DeformableDecoder,
+    refine_boxes,
+)
+from deim_mmdet.models.layers.mlp import MLP
 from deim_mmdet.models.layers.multi_point_attention import MultiPointAttention
 from deim_mmdet.models.layers.prediction_sets import PredictionSets
 from deim_mmdet.ops.deformable_attention import split_levels
@@ -23,11 +28,10 @@ from deim_mmdet.ops.edge_distances import distances_to_boxes, integral, weightin
 HALF_MAX = 65504.0
 # Query positions of boxes near the border would otherwise dominate their content.
 MAX_QUERY_POSITION = 10.0
-REFERENCE_EPS = 1e-5
 
 
 @MODELS.register_module()
-class DFINEDecoder(BaseModule):
+class DFINEDecoder(DeformableDecoder):
     """Decoder layers and their prediction branches.
 
     Args:
@@ -40,6 +44,7 @@ class DFINEDecoder(BaseModule):
         reg_max (int): An edge distribution has ``reg_max + 1`` bins.
         reg_scale (float): Curvature of the weighting function W(n) and unit of the distances.
         up (float): Upper bound of W(n) relative to ``reg_scale``.
+        eval_layer (int): Layer whose predictions are used, from the end if negative.
         dropout (float): Dropout probability.
         act (str): Activation of the feed-forward part and of the small MLPs.
     """
@@ -55,36 +60,31 @@ class DFINEDecoder(BaseModule):
         reg_max: int = 32,
         reg_scale: float = 4.0,
         up: float = 0.5,
+        eval_layer: int = -1,
         dropout: float = 0.0,
         act: str = 'relu',
         init_cfg: Optional[dict] = None,
     ):
-        super().__init__(init_cfg)
-        if embed_dims % num_heads:
-            raise ValueError(
-                f'embed_dims must be a multiple of num_heads, got {embed_dims} and {num_heads}'
-            )
-        self.embed_dims = embed_dims
-        self.num_layers = num_layers
+        layers = [
+            DFINEDecoderLayer(embed_dims, num_heads, ffn_channels, points_per_level, dropout, act)
+            for _ in range(num_layers)
+        ]
+        super().__init__(
+            layers,
+            num_classes,
+            embed_dims,
+            box_dims=4 * (reg_max + 1),
+            eval_layer=eval_layer,
+            query_pos_dims=(2 * embed_dims,),
+            act=act,
+            init_cfg=init_cfg,
+        )
         self.num_heads = num_heads
         self.reg_max = reg_max
         # fixed, yet parameters: they count and are stored as in the published checkpoints
         self.up = nn.Parameter(torch.tensor([float(up)]), requires_grad=False)
         self.reg_scale = nn.Parameter(torch.tensor([float(reg_scale)]), requires_grad=False)
-        num_corners = 4 * (reg_max + 1)
-        self.layers = nn.ModuleList(
-            DFINEDecoderLayer(embed_dims, num_heads, ffn_channels, points_per_level, dropout, act)
-            for _ in range(num_layers)
-        )
-        self.query_pos_mlp = MLP(4, 2 * embed_dims, embed_dims, num_layers=2, act=act)
         self.initial_reg_branch = MLP(embed_dims, embed_dims, 4, num_layers=3, act=act)
-        self.cls_branches = nn.ModuleList(
-            nn.Linear(embed_dims, num_classes) for _ in range(num_layers)
-        )
-        self.reg_branches = nn.ModuleList(
-            MLP(embed_dims, embed_dims, num_corners, num_layers=3, act=act)
-            for _ in range(num_layers)
-        )
         self.quality_branches = nn.ModuleList(LocationQuality(act=act) for _ in range(num_layers))
         self.distance_unit = float(reg_scale)  # on the host
         bins = weighting_function(reg_max, up, reg_scale)
@@ -93,11 +93,6 @@ class DFINEDecoder(BaseModule):
     def init_weights(self):
         super().init_weights()
         self.initial_reg_branch.zero_last_layer()
-        for layer in self.query_pos_mlp.layers:
-            nn.init.xavier_uniform_(layer.weight)
-        for cls_branch, reg_branch in zip(self.cls_branches, self.reg_branches):
-            nn.init.constant_(cls_branch.bias, bias_init_with_prob(0.01))
-            reg_branch.zero_last_layer()
 
     def forward(
         self,
@@ -117,27 +112,27 @@ class DFINEDecoder(BaseModule):
             attn_mask (Tensor, optional): Bool, shape (N, N), True where a query may not attend.
 
         Returns:
-            PredictionSets: In training S = L + 1 sets (initial box, layer 1 .. L), otherwise the
-            last alone.
+            PredictionSets: In training S = L + 1 sets (initial box, layer 1 .. L), otherwise that
+            of ``eval_layer`` alone.
         """
         value_levels = split_levels(memory, self.num_heads, spatial_shapes)
         output, previous_output, corners = content, 0, 0
         boxes = references.sigmoid()
         sets = []
 
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.layers_to_run()):
             query_pos = self.query_pos_mlp(boxes).clamp(-MAX_QUERY_POSITION, MAX_QUERY_POSITION)
             output = layer(output, query_pos, boxes, value_levels, attn_mask)
 
             if i == 0:
-                start = self.initial_box(output, boxes)
+                start = refine_boxes(boxes, self.initial_reg_branch(output))
                 initial = start.detach()  # every layer measures its distances from this box
             # NOTE the sum over layers keeps its gradient, the previous output does not
             corners = self.reg_branches[i](output + previous_output).float() + corners
             distances = integral(corners, self.bin_values)
             boxes = distances_to_boxes(initial, distances, self.distance_unit)
 
-            if self.training or i == self.num_layers - 1:
+            if self.is_predicting(i):
                 scores = self.cls_branches[i](output)
                 if i == 0 and self.training:
                     # the initial box shares the first layer's classifier, without the quality term
@@ -155,18 +150,15 @@ class DFINEDecoder(BaseModule):
         )
 
     def switch_to_deploy(self):
-        """Drop what only training looks at: the class logits of all layers but the last."""
+        """Drop what only training looks at: the class logits of all layers but one, too."""
+        super().switch_to_deploy()
+        del self.quality_branches[self.eval_layer + 1 :]
         for branches in (self.cls_branches, self.quality_branches):
-            for i in range(self.num_layers - 1):
+            for i in range(self.eval_layer):
                 branches[i] = nn.Identity()
 
-    def initial_box(self, output: Tensor, boxes: Tensor) -> Tensor:
-        """The box that the first layer's output turns its reference into, shape (bs, N, 4)."""
-        boxes = boxes.clamp(REFERENCE_EPS, 1 - REFERENCE_EPS)
-        return (self.initial_reg_branch(output).float() + boxes.logit()).sigmoid()
 
-
-class DFINEDecoderLayer(BaseModule):
+class DFINEDecoderLayer(DecoderLayer):
     """Self-attention, deformable cross-attention behind a gate, feed-forward."""
 
     def __init__(
@@ -178,16 +170,9 @@ class DFINEDecoderLayer(BaseModule):
         dropout: float,
         act: str,
     ):
-        super().__init__()
-        self.self_attn = nn.MultiheadAttention(
-            embed_dims, num_heads, dropout=dropout, batch_first=True
-        )
-        self.norm1 = nn.LayerNorm(embed_dims)
+        super().__init__(embed_dims, num_heads, ffn_channels, dropout, act)
         self.cross_attn = MultiPointAttention(embed_dims, num_heads, points_per_level)
         self.gateway = Gateway(embed_dims)
-        self.ffn = FFN(embed_dims, ffn_channels, dropout, act)
-        self.norm3 = nn.LayerNorm(embed_dims)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self,
@@ -198,9 +183,7 @@ class DFINEDecoderLayer(BaseModule):
         attn_mask: Optional[Tensor],
     ) -> Tensor:
         """Shapes: ``query`` and ``query_pos`` (bs, N, embed_dims), ``boxes`` (bs, N, 4)."""
-        q = query + query_pos
-        attended = self.self_attn(q, q, value=query, attn_mask=attn_mask, need_weights=False)[0]
-        query = self.norm1(query + self.dropout(attended))
+        query = self.attend_to_queries(query, query_pos, attn_mask)
         # NOTE a gate takes the place of the residual and norm around cross-attention
         sampled = self.cross_attn(query + query_pos, boxes, value_levels)
         query = self.gateway(query, self.dropout(sampled))
@@ -225,25 +208,6 @@ class Gateway(BaseModule):
         """Both, and the result, are of shape (bs, N, embed_dims)."""
         keep, add = self.gate(torch.cat([query, sampled], dim=-1)).sigmoid().chunk(2, dim=-1)
         return self.norm(keep * query + add * sampled)
-
-
-class FFN(BaseModule):
-    """Two linear layers, activation and dropout between them; the residual is the caller's."""
-
-    def __init__(self, embed_dims: int, hidden_dims: int, dropout: float, act: str):
-        super().__init__()
-        self.linear1 = nn.Linear(embed_dims, hidden_dims)
-        self.act = build_activation(act)
-        self.dropout = nn.Dropout(dropout)
-        self.linear2 = nn.Linear(hidden_dims, embed_dims)
-
-    def init_weights(self):
-        super().init_weights()
-        nn.init.xavier_uniform_(self.linear1.weight)
-        nn.init.xavier_uniform_(self.linear2.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(self.act(self.linear1(x))))
 
 
 class LocationQuality(BaseModule):

@@ -1,4 +1,6 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from typing import Optional, Sequence, Union
+
 import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -18,17 +20,25 @@ class MLP(BaseModule):
 
     Args:
         in_dims (int): Input channels.
-        hidden_dims (int): Channels between the layers.
+        hidden_dims (int | Sequence[int]): Channels between the layers: the same everywhere, or
+            one number for each place.
         out_dims (int): Output channels.
-        num_layers (int): Number of linear layers.
+        num_layers (int, optional): Number of linear layers, for a single ``hidden_dims``.
         act (str): Activation: 'relu', 'silu' or 'gelu'.
     """
 
     def __init__(
-        self, in_dims: int, hidden_dims: int, out_dims: int, num_layers: int, act: str = 'relu'
+        self,
+        in_dims: int,
+        hidden_dims: Union[int, Sequence[int]],
+        out_dims: int,
+        num_layers: Optional[int] = None,
+        act: str = 'relu',
     ):
         super().__init__()
-        dims = [in_dims] + [hidden_dims] * (num_layers - 1) + [out_dims]
+        if isinstance(hidden_dims, int):
+            hidden_dims = [hidden_dims] * (num_layers - 1)
+        dims = [in_dims, *hidden_dims, out_dims]
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(dims[:-1], dims[1:]))
         self.act = build_activation(act)
 

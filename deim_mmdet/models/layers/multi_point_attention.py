@@ -1,14 +1,19 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import math
-from typing import Sequence
+from typing import List, Sequence, Tuple
 
 import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from deim_mmdet.ops.deformable_attention import deformable_sampling
+from deim_mmdet.ops.deformable_attention import (
+    deformable_sampling,
+    discrete_sampling,
+    split_levels,
+)
 
+SAMPLINGS = {'bilinear': deformable_sampling, 'discrete': discrete_sampling}
 # A sampling offset of 1 (before the division by the number of points) is this share of the box.
 OFFSET_SCALE = 0.5
 
@@ -20,10 +25,24 @@ class MultiPointAttention(BaseModule):
         embed_dims (int): Channels.
         num_heads (int): Attention heads.
         points_per_level (Sequence[int]): Sampling points of each level, fine to coarse.
+        sampling (str): 'bilinear', or 'discrete': the nearest cell. Discrete sampling has no
+            gradient for the offsets, which are frozen. Defaults to 'bilinear'.
+
+    Raises:
+        ValueError: Unknown ``sampling``.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, points_per_level: Sequence[int]):
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        points_per_level: Sequence[int],
+        sampling: str = 'bilinear',
+    ):
         super().__init__()
+        if sampling not in SAMPLINGS:
+            raise ValueError(f'sampling must be one of {sorted(SAMPLINGS)}, got {sampling!r}')
+        self.sample = SAMPLINGS[sampling]
         self.num_heads = num_heads
         self.points_per_level = tuple(points_per_level)
         num_points = num_heads * sum(points_per_level)
@@ -31,6 +50,8 @@ class MultiPointAttention(BaseModule):
         self.attention_weights = nn.Linear(embed_dims, num_points)
         scale = torch.cat([torch.full((n, 1), OFFSET_SCALE / n) for n in self.points_per_level])
         self.register_buffer('offset_scale', scale, persistent=False)
+        if sampling == 'discrete':
+            self.sampling_offsets.requires_grad_(False)
 
     def init_weights(self):
         """Points start on rays, one direction per head, farther out with every point of a level."""
@@ -65,5 +86,34 @@ class MultiPointAttention(BaseModule):
         )
         box = references[:, :, None, None].float()
         locations = box[..., :2] + offsets * self.offset_scale * box[..., 2:]
-        sampled = deformable_sampling(value_levels, locations, weights, self.points_per_level)
+        sampled = self.sample(value_levels, locations, weights, self.points_per_level)
         return sampled.to(query.dtype)
+
+
+class DeformableAttention(MultiPointAttention):
+    """Deformable cross-attention of RT-DETR: values and result are projected.
+
+    Args:
+        embed_dims (int): Channels.
+        kwargs: Arguments of :class:`MultiPointAttention`.
+    """
+
+    def __init__(self, embed_dims: int, *args, **kwargs):
+        super().__init__(embed_dims, *args, **kwargs)
+        self.value_proj = nn.Linear(embed_dims, embed_dims)
+        self.output_proj = nn.Linear(embed_dims, embed_dims)
+
+    def init_weights(self):
+        super().init_weights()
+        for proj in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(proj.weight)
+            nn.init.zeros_(proj.bias)
+
+    def value_levels(
+        self, memory: Tensor, spatial_shapes: Sequence[Tuple[int, int]]
+    ) -> List[Tensor]:
+        """Projected maps to sample from, see :func:`split_levels`."""
+        return split_levels(self.value_proj(memory), self.num_heads, spatial_shapes)
+
+    def forward(self, query: Tensor, references: Tensor, value_levels: Sequence[Tensor]) -> Tensor:
+        return self.output_proj(super().forward(query, references, value_levels))
