@@ -70,8 +70,8 @@ def tiny_config(tmp_path, demo):
     cfg.train_cfg.update(max_epochs=2, val_interval=1)
     cfg.param_scheduler = []
     # The stages of the recipe do not fit into two epochs; the other hooks stay.
-    staged = ('DenseO2OHook', 'TwoStageEndHook')
-    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook['type'] not in staged]
+    for name in ('dense_o2o', 'two_stage_end'):
+        del cfg.default_hooks[name]
     path = tmp_path / 'tiny_digits.py'
     cfg.dump(str(path))
     return path
