@@ -73,6 +73,8 @@ setup(
         'mim': ['openmim>=0.3.9', 'setuptools>=77.0.3,<82', 'click<9.1'],
         # What mmdet's analysis tools import.
         'tools': ['psutil', 'seaborn', 'tensorboard'],
+        # Folders of Hugging Face weights in and out; transformers itself only for its own tests.
+        'peers': ['safetensors', 'transformers>=5'],
         'test': ['pytest', 'pytest-timeout', 'ruff'],
     },
     classifiers=[
