@@ -1,15 +1,39 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-from .checkpoint_file import convert_checkpoint_file, load_weights_only
+from .checkpoint_file import (
+    convert_checkpoint_file,
+    export_checkpoint_file,
+    load_weights_only,
+    new_output,
+    read_published,
+    refuse_other_content,
+)
 from .families import FAMILIES
-from .family import Family
-from .state_dict import ConversionReport, convert_state_dict, published_weights
+from .family import Family, PublishedForm
+from .mmdet_checkpoint import check_class_names, to_mmdet_checkpoint, to_official_checkpoint
+from .state_dict import (
+    ConversionReport,
+    convert_state_dict,
+    is_published,
+    published_weights,
+    revert_state_dict,
+)
 
 __all__ = [
     'FAMILIES',
     'ConversionReport',
     'Family',
+    'PublishedForm',
+    'check_class_names',
     'convert_checkpoint_file',
     'convert_state_dict',
+    'export_checkpoint_file',
+    'is_published',
     'load_weights_only',
+    'new_output',
     'published_weights',
+    'read_published',
+    'refuse_other_content',
+    'revert_state_dict',
+    'to_mmdet_checkpoint',
+    'to_official_checkpoint',
 ]

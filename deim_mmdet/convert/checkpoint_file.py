@@ -4,12 +4,16 @@ import pickle
 import re
 import tempfile
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Union
+from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
+from mmengine.config import Config
 
-from .state_dict import ConversionReport, convert_state_dict
+from .family import PublishedForm
+from .mmdet_checkpoint import converted_checkpoint, to_official_checkpoint
+from .state_dict import ConversionReport
 
 PathLike = Union[str, os.PathLike]
 
@@ -29,7 +33,8 @@ def convert_checkpoint_file(
         model_state (dict, optional): ``state_dict()`` of the model that the weights must fit.
             Defaults to None: not compared.
         classes (Sequence[str], optional): Names of the classes, stored for ``init_detector``.
-            Defaults to None: those of COCO when there are 80 classes, else none.
+            Defaults to None: those that the source names, else those of COCO or Objects365, by
+            their number, else none.
         overwrite (bool): Replace an existing ``target``. Defaults to False.
 
     Returns:
@@ -41,28 +46,80 @@ def convert_checkpoint_file(
         ValueError: ``target`` is ``source``; ``source`` is no checkpoint or wants to run code; no
             rule names a key; the weights do not fit ``model_state`` or ``classes``.
     """
-    source, target = Path(source), Path(target)
-    _refuse_to_lose(source, target, overwrite)
-    checkpoint = load_weights_only(source)
-    converted, report = convert_state_dict(checkpoint, model_state)
+    checkpoint, names = read_published(source)
+    converted, report = converted_checkpoint(checkpoint, classes or names, model_state)
     if not report.fits:
         raise ValueError(f'{source} does not fit the model of this config.\n{report}')
-
-    num_classes = len(converted['query_selection.cls_branch.weight'])
-    if classes is None and num_classes == 80:
-        classes = _coco_classes()
-    if classes is not None and len(classes) != num_classes:
-        raise ValueError(
-            f'{source} has {num_classes} classes, {len(classes)} names were given: give one name '
-            'per class.'
-        )
-    meta = dict(converted_from=source.name, weights=report.source)
-    if classes is not None:
-        meta['dataset_meta'] = dict(classes=tuple(classes))
-    if isinstance(checkpoint.get('last_epoch'), int):
-        meta['published_epoch'] = checkpoint['last_epoch']
-    _save_atomically(dict(meta=meta, state_dict=converted), target)
+    converted['meta']['converted_from'] = Path(source).name
+    with new_output(target, overwrite, source) as new:
+        torch.save(converted, new)
     return report
+
+
+def export_checkpoint_file(
+    source: PathLike,
+    target: PathLike,
+    to: str = 'official',
+    family: Optional[str] = None,
+    config: Optional[Config] = None,
+    overwrite: bool = False,
+) -> str:
+    """Write an MMDetection checkpoint of one of our models in a published layout.
+
+    Args:
+        source (str | PathLike): MMDetection checkpoint, only read. Its ``state_dict`` is taken,
+            which is the moving average where training kept one.
+        target (str | PathLike): New file ('official', see :func:`to_official_checkpoint`), or new
+            folder ('transformers'). It appears complete or not at all.
+        to (str): 'official' or 'transformers'. Defaults to 'official'.
+        family (str, optional): Name of the family, where several fit. Defaults to None: the one it
+            was converted from, else the first that fits.
+        config (Config, optional): Config of the model, needed where its settings are not those of a
+            published model. Defaults to None.
+        overwrite (bool): Replace an existing ``target``. Defaults to False.
+
+    Returns:
+        str: The family whose names were given.
+
+    Raises:
+        FileExistsError: ``target`` exists.
+        FileNotFoundError: ``source`` does not exist.
+        ValueError: ``target`` is ``source``; ``source`` is no checkpoint, or none of our models.
+    """
+    checkpoint = load_weights_only(source)
+    if to == 'transformers':
+        from .transformers_folder import write_transformers
+
+        with new_output(target, overwrite, source, folder=True) as new:
+            return write_transformers(checkpoint, new, config)
+    points = config.model.decoder.get('points_per_level') if config is not None else None
+    form = PublishedForm(points_per_level=points)
+    official, name = to_official_checkpoint(checkpoint, family, form)
+    with new_output(target, overwrite, source) as new:
+        torch.save(official, new)
+    return name
+
+
+def read_published(path: PathLike) -> Tuple[Any, Optional[Sequence[str]]]:
+    """Read what ``--to mmdet`` takes: a PyTorch file, or what `transformers` saves.
+
+    Args:
+        path (str | PathLike): A ``.pth`` file, a ``.safetensors`` file, or a folder that holds one.
+
+    Returns:
+        tuple[Any, Sequence[str] | None]: What was saved, and the names of its classes if it has
+        them.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        ValueError: It is no checkpoint, is truncated or wants to run code.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix == '.safetensors':
+        from .transformers_folder import read_transformers
+
+        return read_transformers(path)
+    return load_weights_only(path), None
 
 
 def load_weights_only(path: PathLike) -> Any:
@@ -82,22 +139,23 @@ def load_weights_only(path: PathLike) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'{path} is no file: give the path of a downloaded checkpoint.')
-    _refuse_other_content(path)
+    refuse_other_content(path)
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         names = _unsafe_globals(path, str(error))
-        what = f'asks for {", ".join(names)}, which' if names else f'holds what ({error})'
+        if not names:  # PyTorch's message advises to switch safety off
+            raise _damaged(path, _reason(str(error))) from None
         raise ValueError(
-            f'{path} {what} can run code while it is loaded, and was not loaded. If you trust '
-            'where it comes from, load it yourself and save its weights alone: '
-            "torch.save({'model': weights}, 'weights.pth')."
-        ) from error
+            f'{path} asks for {", ".join(names)}, which can run code while it is loaded, and was '
+            'not loaded. If you trust where it comes from, load it yourself and save its weights '
+            "alone: torch.save({'model': weights}, 'weights.pth')."
+        ) from None
     except Exception as error:  # whatever bytes in the wrong place lead to
         raise _damaged(path, error) from error
 
 
-def _refuse_other_content(path: Path) -> None:
+def refuse_other_content(path: Path) -> None:
     with open(path, 'rb') as file:
         head = file.read(512)
     start = head.lstrip().lower()
@@ -128,6 +186,11 @@ def _unsafe_globals(path: Path, message: str) -> List[str]:
     return re.findall(r'(?:GLOBAL|global|function|class) ([\w.]+\.\w+)', message)
 
 
+def _reason(message: str) -> str:
+    found = re.search(r'WeightsUnpickler error: *([^\n]+)', message)
+    return found[1] if found else 'its pickle data cannot be read'
+
+
 def _damaged(path: Path, reason: Union[str, Exception]) -> ValueError:
     return ValueError(
         f'{path} ({path.stat().st_size} bytes) is damaged or truncated: download it again. '
@@ -135,36 +198,65 @@ def _damaged(path: Path, reason: Union[str, Exception]) -> ValueError:
     )
 
 
-def _refuse_to_lose(source: Path, target: Path, overwrite: bool) -> None:
-    if target.is_dir():
-        raise ValueError(f'{target} is a folder: give the name of the new file.')
+@contextmanager
+def new_output(
+    target: PathLike,
+    overwrite: bool = False,
+    source: Optional[PathLike] = None,
+    folder: bool = False,
+) -> Iterator[Path]:
+    """Let a new file or folder appear complete, or not at all.
+
+    Args:
+        target (str | PathLike): What to make.
+        overwrite (bool): Replace an existing ``target``. A folder is replaced only when the new one
+            has entries of all its names, so that nothing else is lost. Defaults to False.
+        source (str | PathLike, optional): The input, which is never replaced. Defaults to None.
+        folder (bool): Whether a folder is made, not a file. Defaults to False.
+
+    Yields:
+        Path: Where to make it, in the same folder; nothing is there yet.
+
+    Raises:
+        FileExistsError: ``target`` exists.
+        ValueError: ``target`` is ``source``, or is a folder that is not to be replaced.
+    """
+    target = Path(target)
+    _refuse_to_lose(target, overwrite, source, folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f'.{target.name}.') as hidden:
+        new, old = Path(hidden, 'new'), Path(hidden, 'old')
+        yield new
+        for path in [new, *new.rglob('*')]:
+            if path.is_file():
+                with open(path, 'rb+') as file:
+                    os.fsync(file.fileno())
+        if target.is_dir():
+            lost = {path.name for path in target.iterdir()} - {path.name for path in new.iterdir()}
+            if lost:
+                raise ValueError(
+                    f'{target} holds other things too ({", ".join(sorted(lost))}), which would be '
+                    'lost: give another name for the output.'
+                )
+            os.replace(target, old)  # a folder cannot replace one that holds something
+        try:
+            os.replace(new, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
+
+
+def _refuse_to_lose(
+    target: Path, overwrite: bool, source: Optional[PathLike], folder: bool
+) -> None:
     if not target.exists():
         return
-    if source.exists() and os.path.samefile(source, target):
+    if source is not None and os.path.exists(source) and os.path.samefile(source, target):
         raise ValueError(f'{target} is the input itself: give another name for the output.')
+    if folder and target.is_file():
+        raise ValueError(f'{target} is a file: give the name of the new folder.')
+    if not folder and target.is_dir():
+        raise ValueError(f'{target} is a folder: give the name of the new file.')
     if not overwrite:
         raise FileExistsError(f'{target} exists: give another name, or --overwrite.')
-
-
-def _save_atomically(checkpoint: dict, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f'.{target.name}.')
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes a private file; a checkpoint is as readable as any other new file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _coco_classes() -> Sequence[str]:
-    from mmdet.evaluation import get_classes
-
-    return get_classes('coco')

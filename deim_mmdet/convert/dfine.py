@@ -1,7 +1,24 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """Names in the published checkpoints of D-FINE and DEIM-D-FINE, and ours."""
 
-from .family import Family, under
+from typing import Dict, Mapping
+
+import torch
+from torch import Tensor
+
+from .constants import anchors_and_scales
+from .family import Family, PublishedForm, under
+
+
+def computed(weights: Mapping[str, Tensor], form: PublishedForm) -> Dict[str, Tensor]:
+    """Tensors of a published checkpoint that are not learned, see :class:`Family`."""
+    tensors = anchors_and_scales(weights, form, published_points=((6, 6), (3, 6, 3)))
+    reg_scale = weights.get('decoder.reg_scale')
+    if reg_scale is not None and reg_scale == reg_scale.round():  # published as integers
+        reg_scale = reg_scale.to(torch.int64)
+        tensors['decoder.reg_scale'] = tensors['decoder.decoder.reg_scale'] = reg_scale
+    return tensors
+
 
 DFINE = Family(
     name='D-FINE / DEIM-D-FINE',
@@ -84,4 +101,5 @@ DFINE = Family(
     ),
     # fmt: on
     constants=('decoder.up', 'decoder.reg_scale'),
+    computed=computed,
 )

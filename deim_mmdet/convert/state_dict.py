@@ -3,10 +3,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+import torch
 from torch import Tensor
 
 from .families import FAMILIES
-from .family import Family
+from .family import Family, PublishedForm
 
 # counters of batch norms; frozen norms have none
 COUNTER = '.num_batches_tracked'
@@ -80,19 +81,80 @@ def convert_state_dict(
     weights, source = published_weights(checkpoint)
     family = _family_of(weights)
     report = ConversionReport(family.name, source)
-    converted = OrderedDict()
+    found: Dict[str, Dict[str, Tensor]] = OrderedDict()  # our name -> published name -> tensor
     for key, tensor in weights.items():
         reason = family.reason_to_drop(key)
         if reason:
             report.dropped[key] = reason
             continue
-        ours = family.convert(key)
-        assert ours not in converted, f'{key} and another key are both called {ours}'
-        report.mapped[key] = ours
-        converted[ours] = tensor
+        report.mapped[key] = family.convert(key)
+        found.setdefault(report.mapped[key], {})[key] = tensor
+    converted = OrderedDict((ours, _join(family, ours, parts)) for ours, parts in found.items())
     if model_state is not None:
-        _compare(converted, model_state, family, report)
+        compare_states(converted, model_state, report)
     return converted, report
+
+
+def revert_state_dict(
+    weights: Mapping[str, Tensor],
+    layout: str = 'official',
+    family: Optional[str] = None,
+    form: Optional[PublishedForm] = None,
+) -> Tuple[Dict[str, Tensor], Family]:
+    """Give our weights their published names, and add what published files hold beyond them.
+
+    Args:
+        weights (Mapping): Weights under our names, in the form that training saves.
+        layout (str): 'official' or 'transformers'. Defaults to 'official'.
+        family (str, optional): Name of the family. Defaults to None: the first of that layout that
+            names every weight.
+        form (PublishedForm, optional): What the computed tensors are made for. Defaults to None:
+            640 x 640 pixels, points of the published models.
+
+    Returns:
+        tuple[dict[str, Tensor], Family]: Weights under their published names, and their family.
+
+    Raises:
+        ValueError: No family names every weight, or there is no such family.
+    """
+    known = [each for each in FAMILIES if each.layout == layout]
+    families = [each for each in known if family is None or each.name == family]
+    if not families:
+        raise ValueError(
+            f'There is no family {family!r} in the {layout} layout: take one of '
+            f'{", ".join(repr(each.name) for each in known)}.'
+        )
+    unnamed = [[key for key in weights if not each.revert(key)] for each in families]
+    left, chosen = min(zip(unnamed, families), key=lambda pair: len(pair[0]))
+    if left:
+        raise ValueError(
+            f'{len(left)} of {len(weights)} weights have no name in the {layout} layout of '
+            f'{chosen.name}, the closest family: {_some(left)}. Weights must be those of a model '
+            'of this package, in the form that training saves (before `switch_to_deploy`).'
+        )
+    published = OrderedDict()
+    for ours, tensor in weights.items():
+        names = chosen.revert(ours)
+        for name, part in zip(names, tensor.chunk(len(names)) if len(names) > 1 else [tensor]):
+            published[name] = part
+            published.update(dict.fromkeys(chosen.second_names(name), part))
+    if chosen.computed is not None:
+        published.update(chosen.computed(weights, form or PublishedForm()))
+    return published, chosen
+
+
+def is_published(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is, or looks like, a published one that has to be converted."""
+    if not isinstance(checkpoint, Mapping) or 'state_dict' in checkpoint:
+        return False
+    if any(isinstance(checkpoint.get(part), Mapping) for part in ('model', 'ema')):
+        return True
+    return any(
+        family.convert(key) not in (None, key)
+        for family in FAMILIES
+        for key in checkpoint
+        if isinstance(key, str)
+    )
 
 
 def published_weights(checkpoint: Mapping[str, Any]) -> Tuple[Mapping[str, Tensor], str]:
@@ -162,14 +224,28 @@ def _family_of(weights: Mapping[str, Tensor]) -> Family:
     return family
 
 
-def _compare(
+def _join(family: Family, ours: str, parts: Mapping[str, Tensor]) -> Tensor:
+    if len(parts) == 1 and len(family.revert(ours)) <= 1:
+        return next(iter(parts.values()))
+    names = family.revert(ours)
+    if set(names) != set(parts):
+        raise ValueError(
+            f'{ours} is made of {", ".join(names)}, the checkpoint has {", ".join(parts)}: it is '
+            'incomplete, or holds the same tensor twice.'
+        )
+    return torch.cat([parts[name] for name in names])
+
+
+def compare_states(
     converted: Mapping[str, Tensor],
     model_state: Mapping[str, Tensor],
-    family: Family,
     report: ConversionReport,
 ) -> None:
+    """Note in ``report`` what ``converted`` lacks, and what is not of the shape, of a model."""
+    constants = {key for family in FAMILIES for key in family.constants}
+
     def needed(key: str) -> bool:
-        return not key.endswith(COUNTER) and key not in family.constants
+        return not key.endswith(COUNTER) and key not in constants
 
     report.missing = [key for key in model_state if key not in converted and needed(key)]
     report.unused = [key for key in converted if key not in model_state and needed(key)]

@@ -249,7 +249,7 @@ def test_classes_are_those_of_the_weights(tmp_path):
     convert_checkpoint_file(source, tmp_path / 'named.pth', classes=['cat', 'dog'])
     meta = load_weights_only(tmp_path / 'named.pth')['meta']
     assert meta['dataset_meta'] == {'classes': ('cat', 'dog')}
-    with pytest.raises(ValueError, match='has 2 classes, 3 names were given'):
+    with pytest.raises(ValueError, match=r"3 class names for 2 classes.*\['a', 'b', 'c'\].*has 2"):
         convert_checkpoint_file(source, tmp_path / 'c.pth', classes=['a', 'b', 'c'])
     assert not (tmp_path / 'c.pth').exists()
 
@@ -278,7 +278,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     source = save({'model': small_weights()}, tmp_path / 'a.pth')
 
     def full_disk(checkpoint, file):
-        file.write(b'half')
+        file.write_bytes(b'half')
         raise OSError('No space left on device')
 
     monkeypatch.setattr(torch, 'save', full_disk)
@@ -329,7 +329,7 @@ def broken_files(folder):
         'half zip': (zipped[: len(zipped) // 2], r'\(\d+ bytes\) is damaged or truncated'),
         'half old': (old[: len(old) // 2], 'is damaged or truncated'),
         'few bytes old': (old[:5], 'is damaged or truncated'),
-        'other pickle': (pickle.dumps({'model': np.float64(1.0)}), 'can run code|damaged'),
+        'other pickle': (pickle.dumps({'model': np.float64(1.0)}), 'damaged'),
     }
 
 
