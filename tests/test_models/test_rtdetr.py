@@ -13,8 +13,8 @@ from mmengine.config import Config
 
 from deim_mmdet.models.dense_heads.rtdetr_head import mean_over_ranks, top_detections
 from deim_mmdet.models.layers import switch_to_deploy
+from tests.test_models.parity import Case, training_with_fixed_norms
 from tests.test_models.samples import data_samples
-from tests.test_models.test_dfine_parity import Case, training_with_fixed_norms
 
 ROOT = Path(__file__).parents[2]
 
