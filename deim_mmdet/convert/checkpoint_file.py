@@ -140,6 +140,7 @@ def load_weights_only(path: PathLike) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f'{path} is no file: give the path of a downloaded checkpoint.')
     refuse_other_content(path)
+    _refuse_other_format(path)
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
@@ -155,9 +156,16 @@ def load_weights_only(path: PathLike) -> Any:
         raise _damaged(path, error) from error
 
 
-def refuse_other_content(path: Path) -> None:
-    with open(path, 'rb') as file:
-        head = file.read(512)
+def refuse_other_content(path: PathLike) -> None:
+    """Say so when a file is not what its name says, but what a failed download left.
+
+    Args:
+        path (str | PathLike): A file.
+
+    Raises:
+        ValueError: It is empty, a git-lfs pointer or a web page.
+    """
+    head = _head(path)
     start = head.lstrip().lower()
     if not head:
         raise ValueError(f'{path} is empty: download it again.')
@@ -171,11 +179,20 @@ def refuse_other_content(path: Path) -> None:
             f'{path} is a web page, not a checkpoint: the download led to a page (a login, a '
             'virus-scan warning, an error). Download it in a browser and check its size.'
         )
+
+
+def _refuse_other_format(path: Path) -> None:
+    head = _head(path)
     if head.startswith(b'PK\x03\x04'):
         if not zipfile.is_zipfile(path):  # the directory is at the end of the file
             raise _damaged(path, 'it has no end')
     elif not head.startswith(b'\x80'):  # neither of PyTorch's two formats
         raise ValueError(f'{path} is no PyTorch checkpoint: it starts with {head[:16]!r}.')
+
+
+def _head(path: PathLike) -> bytes:
+    with open(path, 'rb') as file:
+        return file.read(512)
 
 
 def _unsafe_globals(path: Path, message: str) -> List[str]:

@@ -4,6 +4,9 @@
 D-FINE is built on RT-DETRv2: most of its names are these.
 """
 
+from functools import partial
+
+from .constants import anchors_and_scales
 from .family import Family, under
 
 PLACEHOLDERS = {
@@ -89,6 +92,7 @@ RTDETRV2 = Family(
     placeholders=_PLACEHOLDERS,
     rules=(*SHARED_RULES, *V2_RULES, *FUSION_RULES),
     dropped=SHARED_DROPPED,
+    computed=partial(anchors_and_scales, published_points=((4, 4, 4),)),
 )
 
 RTDETR = Family(
