@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""What holds for the detector whatever its weights: shapes, batches, empty images, checkpoints,
-deploy form.
+"""What holds for the detectors whatever their weights: shapes, batches, empty images, checkpoints,
+deploy form. RT-DETR and D-FINE share all of it; where nothing depends on the decoder, D-FINE alone
+is tested.
 """
 
 from pathlib import Path
@@ -19,9 +20,22 @@ from tests.test_models.samples import data_samples
 ROOT = Path(__file__).parents[2]
 
 
+# base model, strides, sets in training (encoder, D-FINE's initial box, three layers), loss terms
+BASES = {
+    'deim_dfine_hgnetv2-n': ((16, 32), 5, 37),
+    'rtdetrv2_r18vd': ((8, 16, 32), 4, 21),
+}
+# fixture: its image selects tokens of distinct scores, which rounding does not reorder
+SEEDED = ('deim_hgnetv2_n', 'deim_r18vd_120e')
+
+
+def model_config(base: str):
+    return Config.fromfile(ROOT / f'configs/_base_/models/{base}.py').model
+
+
 @pytest.fixture
 def model_cfg():
-    return Config.fromfile(ROOT / 'configs/_base_/models/deim_dfine_hgnetv2-n.py').model
+    return model_config('deim_dfine_hgnetv2-n')
 
 
 @pytest.fixture
@@ -33,12 +47,15 @@ def model(model_cfg):
 @pytest.mark.parametrize(
     'hw', [(256, 256), (320, 576), (96, 64)]
 )  # the last has fewer tokens than queries
-def test_any_input_size(model, hw):
-    num_queries = min(300, sum(hw[0] * hw[1] // stride**2 for stride in (16, 32)))
+@pytest.mark.parametrize('base', BASES)
+def test_any_input_size(base, hw):
+    strides, num_sets, _ = BASES[base]
+    model = MODELS.build(model_config(base))
+    num_queries = min(300, sum(hw[0] * hw[1] // stride**2 for stride in strides))
     images = torch.rand(2, 3, *hw)
     cls_scores, bboxes = model.train()(images, mode='tensor')
-    assert cls_scores.shape == (5, 2, num_queries, 80)
-    assert bboxes.shape == (5, 2, num_queries, 4)
+    assert cls_scores.shape == (num_sets, 2, num_queries, 80)
+    assert bboxes.shape == (num_sets, 2, num_queries, 4)
     assert bboxes.min() >= 0
     sum(model.loss(images, data_samples((3, 0), hw)).values()).backward()
 
@@ -53,17 +70,10 @@ def test_any_input_size(model, hw):
         assert (boxes <= boxes.new_tensor([hw[1], hw[0], hw[1], hw[0]])).all()
 
 
-@pytest.fixture
-def seeded():
-    """A model and an image whose selected tokens have distinct scores: rounding does not reorder
-    them.
-    """
-    case = Case('deim_hgnetv2_n')
-    return case.model.eval(), case.image
-
-
-def test_an_image_alone_or_in_a_batch_gives_the_same_result(seeded):
-    model, image = seeded
+@pytest.mark.parametrize('name', SEEDED)
+def test_an_image_alone_or_in_a_batch_gives_the_same_result(name):
+    case = Case(name)
+    model, image = case.model.eval(), case.image
     batch = torch.cat([torch.rand_like(image), image, torch.rand_like(image)])
     with torch.no_grad():
         cls_scores, bboxes = model(image, mode='tensor')
@@ -72,12 +82,14 @@ def test_an_image_alone_or_in_a_batch_gives_the_same_result(seeded):
     torch.testing.assert_close(batch_boxes[:, 1:2], bboxes, rtol=1e-5, atol=1e-5)
 
 
-def test_loss_keys_do_not_depend_on_the_batch_and_every_parameter_has_a_gradient(model):
+@pytest.mark.parametrize('base', BASES)
+def test_loss_keys_do_not_depend_on_the_batch_and_every_parameter_has_a_gradient(base):
+    model = MODELS.build(model_config(base)).train()
     images = torch.rand(2, 3, 128, 128)
     keys = []
     for counts in [(0, 0), (0, 7), (5, 9)]:
         model.zero_grad()
-        losses = model.train().loss(images, data_samples(counts, (128, 128)))
+        losses = model.loss(images, data_samples(counts, (128, 128)))
         keys.append(list(losses))
         total = sum(losses.values())
         assert torch.isfinite(total)
@@ -85,7 +97,7 @@ def test_loss_keys_do_not_depend_on_the_batch_and_every_parameter_has_a_gradient
         without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert without == []
     assert keys[0] == keys[1] == keys[2]
-    assert len(keys[0]) == 37
+    assert len(keys[0]) == BASES[base][2]
 
 
 def test_without_denoising(model_cfg):
@@ -104,15 +116,21 @@ def test_more_objects_than_queries(model_cfg):
     assert torch.isfinite(sum(losses.values()))
 
 
-def test_deploy_form_is_the_published_one_and_equals_the_training_form(seeded):
-    model, image = seeded
-    with torch.no_grad():
-        cls_scores, bboxes = model(image, mode='tensor')
-        switch_to_deploy(model)
-        deploy_scores, deploy_boxes = model(image, mode='tensor')
-    assert sum(p.numel() for p in model.parameters()) == 3_753_799
-    torch.testing.assert_close(deploy_scores, cls_scores, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(deploy_boxes, bboxes, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize(
+    'name, num_params', [('deim_hgnetv2_n', 3_753_799), ('deim_r18vd_120e', 19_979_152)]
+)
+@pytest.mark.parametrize('fold_all_norms', [False, True])
+def test_deploy_form_is_the_published_one_and_equals_the_training_form(
+    name, num_params, fold_all_norms
+):
+    case = Case(name)
+    before = case.outputs()
+    switch_to_deploy(case.model, fold_all_norms)
+    after = case.outputs()
+    num_folded = sum(p.numel() for p in case.model.parameters())
+    assert num_folded < num_params if fold_all_norms else num_folded == num_params
+    for key in ('pred_logits', 'pred_boxes'):
+        np.testing.assert_allclose(after[key], before[key], rtol=1e-4, atol=1e-4, err_msg=key)
 
 
 def test_positions_and_anchors_are_no_part_of_the_checkpoint(model):

@@ -1,9 +1,15 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import math
+
 import pytest
 import torch
 from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-from deim_mmdet.ops.deformable_attention import deformable_sampling, split_levels
+from deim_mmdet.ops.deformable_attention import (
+    deformable_sampling,
+    discrete_sampling,
+    split_levels,
+)
 
 SHAPES = ((4, 6), (2, 3))
 
@@ -51,3 +57,31 @@ def test_half_precision_memory_is_sampled_in_single_precision():
     )
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, exact, rtol=2e-2, atol=2e-2)
+
+
+def test_discrete_sampling_equals_a_loop_over_the_points():
+    """On rectangles: a limit of the wrong axis would show."""
+    points_per_level = (3, 2)
+    memory, locations, weights = random_inputs(points_per_level)
+    out = discrete_sampling(split_levels(memory, 2, SHAPES), locations, weights, points_per_level)
+
+    tokens = memory.unflatten(-1, (2, 3))  # (bs, tokens, heads, dims)
+    first_token = (0, 4 * 6)
+    expected = torch.zeros(2, 5, 2, 3)
+    for b, q, head, point in torch.cartesian_prod(*(torch.arange(n) for n in (2, 5, 2, 5))):
+        level = 0 if point < 3 else 1
+        h, w = SHAPES[level]
+        x, y = locations[b, q, head, point].tolist()
+        column = min(max(math.floor(x * w + 0.5), 0), w - 1)
+        row = min(max(math.floor(y * h + 0.5), 0), h - 1)
+        value = tokens[b, first_token[level] + row * w + column, head]
+        expected[b, q, head] += weights[b, q, head, point] * value
+    torch.testing.assert_close(out, expected.flatten(2), rtol=1e-5, atol=1e-5)
+
+
+def test_discrete_sampling_trains_values_and_weights_and_leaves_the_points_alone():
+    memory, locations, weights = (t.requires_grad_() for t in random_inputs((2, 2)))
+    discrete_sampling(split_levels(memory, 2, SHAPES), locations, weights, (2, 2)).sum().backward()
+    assert memory.grad.abs().sum() > 0
+    assert weights.grad.abs().sum() > 0
+    assert locations.grad is None

@@ -36,7 +36,8 @@ class Assignment:
 
 @MODELS.register_module()
 class RTDETRHead(BaseModule):
-    """Matching, losses and post-processing of RT-DETR and RT-DETRv2.
+    """Matching, losses and post-processing of RT-DETR and RT-DETRv2; of DEIM-RT-DETRv2 with
+    ``loss_cls=dict(type='MatchabilityAwareLoss')``.
 
     It has no weights: the decoder predicts.
 

@@ -23,6 +23,9 @@ class RTDETR(BaseDetector):
     """Real-time DETR: convolutional features, queries selected among their tokens, a decoder
     (2304.08069).
 
+    RT-DETRv2 (2407.17140) is the same network with more options in the decoder, and DEIM trains it
+    with another classification loss in the head (2412.04234). :class:`DFINE` builds on it.
+
     The number of classes is stated once, in ``bbox_head``.
 
     Args:
@@ -75,7 +78,7 @@ class RTDETR(BaseDetector):
                 dict(denoising, num_classes=num_classes, embed_dims=embed_dims)
             )
         # the method without underscore came with PyTorch 2.5
-        self._register_load_state_dict_pre_hook(refuse_other_sizes, with_module=True)
+        self._register_load_state_dict_pre_hook(fit_weights, with_module=True)
 
     def build_memory_projs(self, in_channels: List[int], embed_dims: int) -> nn.ModuleList:
         """1x1 convolution and norm per encoder level, into the decoder's channels."""
@@ -183,26 +186,15 @@ class RTDETR(BaseDetector):
         return self.decoder(content, references, memory, spatial_shapes, attn_mask)
 
 
-def refuse_other_sizes(module: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *args):
-    """Stop when a checkpoint belongs to a model of another size.
-
-    Tensors whose shape depends on the number of classes may differ: they are left at their initial
-    values, as for every mmdet detector.
+def fit_weights(module: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *args):
+    """Convert published weights as they are loaded, and refuse those of another model.
 
     Raises:
-        ValueError: If any other tensor has another shape.
+        ValueError: See :mod:`deim_mmdet.convert.on_load`.
     """
-    own = module.state_dict()
-    different = [
-        f'{name}: checkpoint {tuple(value.shape)}, model {tuple(own[name].shape)}'
-        for name, value in ((key[len(prefix) :], value) for key, value in state_dict.items())
-        if name in own
-        and value.shape != own[name].shape
-        and not any(part in name for part in ('cls_branch', 'label_embedding'))
-    ]
-    if different:
-        raise ValueError(
-            f'the checkpoint is of another model size: {len(different)} of {len(own)} tensors '
-            f'differ in shape, first {different[0]}. Use the config that the checkpoint was '
-            'trained with, or leave out load_from / the checkpoint.'
-        )
+    # NOTE imported here, because the conversion is built upon the models
+    from deim_mmdet.convert.on_load import convert_published, refuse_other_models
+
+    if not prefix:
+        convert_published(module, state_dict)
+    refuse_other_models(module, state_dict, prefix)
