@@ -98,7 +98,7 @@ def count_flops(model: nn.Module, hw: Tuple[int, int]) -> Dict[str, Tuple[int, i
         dict[str, tuple[int, int]]: For each part of the detector the operations without and of the
         products inside attention. What one part lets another compute counts for the caller.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_elementwise())
+    counter = FlopCounterMode(display=False, custom_mapping=_more_operators())
     running = []  # the parts of the calls that have not returned, the outermost first
     entered = Counter()
     flops = defaultdict(Counter)
@@ -136,7 +136,7 @@ def count_flops(model: nn.Module, hw: Tuple[int, int]) -> Dict[str, Tuple[int, i
             handles.append(module.register_forward_hook(leave))
     try:
         # NOTE gradients: with them PyTorch multiplies by weights with mm, never with bmm as in
-        # attention, and fuses no attention into operators of its own
+        # attention, and runs no whole layer of a transformer as one operator
         with counter, torch.enable_grad():
             model(torch.zeros(1, 3, *hw, device=device), [sample], mode='tensor')
     finally:
@@ -172,15 +172,21 @@ def _count_params(model: nn.Module) -> Counter:
     return count
 
 
-def _elementwise() -> dict:
-    def rule(per_element, *_, out_shape, **__):
+def _more_operators() -> dict:
+    """Rules for operators that ``FlopCounterMode`` does not count; tensors come as their shapes."""
+
+    def per_element(number, *_, out_shape, **__):
         # norms also return their statistics, behind the output
         shape = out_shape if isinstance(out_shape, torch.Size) else out_shape[0]
-        return per_element * math.prod(shape)
+        return number * math.prod(shape)
 
+    def attention(query, key, value, *_, **__):
+        return 2 * math.prod(query) * key[-2] + 2 * math.prod(query[:-1]) * math.prod(value[-2:])
+
+    rules = {name: partial(per_element, number) for name, number in PER_ELEMENT.items()}
+    rules['_scaled_dot_product_flash_attention_for_cpu'] = attention
     aten = torch.ops.aten
-    known = [(op, n) for op, n in PER_ELEMENT.items() if hasattr(aten, op)]
-    return {getattr(aten, op): partial(rule, n) for op, n in known}
+    return {getattr(aten, name): rule for name, rule in rules.items() if hasattr(aten, name)}
 
 
 def _split_attention(found: Counter) -> Tuple[int, int]:

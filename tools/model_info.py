@@ -42,7 +42,10 @@ def parse_args(args=None):
 
 def main(args=None) -> int:
     args = parse_args(args)
-    cfg = Config.fromfile(args.config)
+    try:
+        cfg = Config.fromfile(args.config)
+    except OSError as error:
+        raise SystemExit(f'error: {error}') from None
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
