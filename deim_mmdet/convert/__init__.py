@@ -7,6 +7,7 @@ from .checkpoint_file import (
     read_published,
     refuse_other_content,
 )
+from .configs import describe_configs, fitting_configs
 from .families import FAMILIES
 from .family import Family, PublishedForm
 from .mmdet_checkpoint import check_class_names, to_mmdet_checkpoint, to_official_checkpoint
@@ -26,7 +27,9 @@ __all__ = [
     'check_class_names',
     'convert_checkpoint_file',
     'convert_state_dict',
+    'describe_configs',
     'export_checkpoint_file',
+    'fitting_configs',
     'is_published',
     'load_weights_only',
     'new_output',

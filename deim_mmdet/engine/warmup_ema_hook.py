@@ -27,6 +27,17 @@ class WarmupEMAHook(EMAHook):
         kwargs.setdefault('ema_type', 'WarmupEMA')
         super().__init__(decay=decay, warmup=warmup, **kwargs)
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Resumes the average. Weights that are only loaded reach it through the model, so they
+        may be in any form that the model takes.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): The checkpoint.
+        """
+        if runner._resume:
+            super().after_load_checkpoint(runner, checkpoint)
+
     def before_train(self, runner: Runner) -> None:
         """Begins with the weights of the model, unless the run is resumed.
 
@@ -40,6 +51,8 @@ class WarmupEMAHook(EMAHook):
 
     @torch.no_grad()
     def _swap_ema_parameters(self) -> None:
+        if int(self.ema_model.steps) == 0:
+            return  # nothing averaged yet: the weights of the model are all there is
         for average, source in self.ema_model.state_pairs(self.src_model):
             kept = average.clone()
             average.copy_(source)

@@ -1,0 +1,124 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""Which configs of this package weights belong to."""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Dict, List, Mapping, Tuple
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import Tensor
+
+import deim_mmdet
+from deim_mmdet.models.detectors.rtdetr import RTDETR
+
+from .class_rows import CLASS_TENSOR
+from .state_dict import ConversionReport, compare_states
+
+# Parts of a model config without weights, or whose weights do not tell the size.
+WEIGHTLESS = ('data_preprocessor', 'denoising', 'init_cfg', 'num_queries', 'test_cfg', 'train_cfg')
+DENOISING = 'denoising.'  # training can do without it
+
+
+def fitting_configs(weights: Mapping[str, Tensor]) -> Tuple[List[str], int]:
+    """Find the configs of this package whose model has these weights.
+
+    Looks at the COCO configs of RT-DETR's relatives, in the repository or in the installed package.
+    Their models are built without memory. The number of classes plays no part, nor do denoising,
+    counters of batch norms, and what the config fixes as well. Several configs fit where only the
+    training differs: DEIM-D-FINE-S and D-FINE-S, RT-DETR and RT-DETRv2.
+
+    Args:
+        weights (Mapping): Weights under our names.
+
+    Returns:
+        tuple[list[str], int]: Paths of the configs that fit best, and the number of tensors in
+        which they differ: 0 when they fit.
+    """
+    differences = {}
+    for path, model_state in _candidates().items():
+        found = model_differences(weights, model_state)
+        differences[_shown(path)] = sum(map(len, (found.missing, found.unused, found.mismatched)))
+    least = min(differences.values(), default=0)
+    return [path for path, number in differences.items() if number == least], least
+
+
+def describe_configs(weights: Mapping[str, Tensor]) -> str:
+    """A sentence that names the configs that fit best, see :func:`fitting_configs`."""
+    paths, differences = fitting_configs(weights)
+    if not paths:
+        return 'No configs were found to compare with.'
+    names = ', '.join(paths)
+    if not differences:
+        return f'Configs that fit: {names}.'
+    return f'No config of this package fits; the closest, with {differences} differences: {names}.'
+
+
+def model_differences(
+    weights: Mapping[str, Tensor], model_state: Mapping[str, Tensor]
+) -> ConversionReport:
+    """What is missing, unused, or of another shape, apart from the number of classes.
+
+    Args:
+        weights (Mapping): Weights under our names.
+        model_state (Mapping): ``state_dict()`` of a model.
+
+    Returns:
+        ConversionReport: Its last three attributes are filled.
+    """
+    report = ConversionReport(family='', source='')
+    compare_states(
+        {key: _without_classes(key, tensor) for key, tensor in weights.items()},
+        {key: _without_classes(key, tensor) for key, tensor in model_state.items()},
+        report,
+    )
+    for name in ('missing', 'unused'):
+        keys = getattr(report, name)
+        setattr(report, name, [key for key in keys if not key.startswith(DENOISING)])
+    return report
+
+
+def coco_configs() -> List[Path]:
+    """Configs of this package for COCO, those of a repository or of an installed package."""
+    package = Path(deim_mmdet.__file__).parent
+    for root in (package / '.mim', package.parent):
+        # a folder `configs` beside an installed package is somebody else's
+        if (root / 'model-index.yml').is_file():
+            return sorted((root / 'configs').glob('*/*coco.py'))
+    return []
+
+
+@cache
+def _candidates() -> Dict[Path, Dict[str, Tensor]]:
+    states = {}
+    for path in coco_configs():
+        cfg = Config.fromfile(path, import_custom_modules=False)
+        model = MODELS.get(cfg.model.type)
+        if isinstance(model, type) and issubclass(model, RTDETR):
+            states[path] = _state_of(_weighty_part(cfg.model))
+    return states
+
+
+def _weighty_part(model: Mapping) -> str:
+    part = {key: value for key, value in model.items() if key not in WEIGHTLESS}
+    return json.dumps({**part, 'backbone': {**model['backbone'], 'init_cfg': None}}, sort_keys=True)
+
+
+@cache
+def _state_of(model: str) -> Dict[str, Tensor]:
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmdet'):
+        return MODELS.build(json.loads(model)).state_dict()
+
+
+def _without_classes(key: str, tensor: Tensor) -> Tensor:
+    # no row stands for any number of rows
+    return tensor[:0] if CLASS_TENSOR.search(key) else tensor
+
+
+def _shown(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith(os.pardir) else relative

@@ -1,0 +1,91 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""What happens to weights when they are loaded into one of our models."""
+
+import logging
+from typing import Any, Dict, Sequence
+
+import torch.nn as nn
+from mmengine.logging import print_log
+
+from .class_rows import CLASS_TENSOR
+from .configs import describe_configs, model_differences
+from .state_dict import COUNTER, convert_state_dict, is_published
+
+
+def convert_published(module: nn.Module, state_dict: Dict[str, Any]) -> None:
+    """Replace a published checkpoint by its weights under our names, in place.
+
+    Weights that have our names are left alone.
+
+    Args:
+        module (nn.Module): The model that loads them.
+        state_dict (dict): A published checkpoint, or its weights.
+
+    Raises:
+        ValueError: The checkpoint is of no known family, or has other tensors than the model; the
+            message names the configs that fit.
+    """
+    own = module.state_dict()
+    if not is_published({key: state_dict[key] for key in state_dict if key not in own}):
+        return
+    converted, report = convert_state_dict(state_dict)
+    found = model_differences(converted, own)
+    if found.missing or found.unused:
+        raise ValueError(
+            f'The published weights of {report.family} do not fit the model: '
+            f'{_count(found.missing)} are missing, {_count(found.unused)} are not in the model. '
+            f'{describe_configs(converted)} To load them into a model that you have changed, '
+            'convert them first: tools/convert_weights.py.'
+        )
+    state_dict.clear()
+    state_dict.update(converted)
+    print_log(
+        f'Published weights of {report.family} ({report.source}): {len(report.mapped)} tensors '
+        f'converted, {len(report.dropped)} not needed, none missing.',
+        logger='current',
+        level=logging.INFO,
+    )
+
+
+def refuse_other_models(module: nn.Module, state_dict: Dict[str, Any], prefix: str) -> None:
+    """Stop when a checkpoint belongs to a model of another size.
+
+    Tensors whose shape depends on the number of classes may differ: they are left at their initial
+    values, as for every mmdet detector.
+
+    Args:
+        module (nn.Module): The model.
+        state_dict (dict): Weights under our names.
+        prefix (str): What the names begin with.
+
+    Raises:
+        ValueError: If any other tensor has another shape, or if weights of a whole detector have
+            another backbone. The message names the configs that fit.
+    """
+    own = module.state_dict()
+    weights = {key[len(prefix) :]: value for key, value in state_dict.items()}
+    different = [
+        f'{name}: checkpoint {tuple(value.shape)}, model {tuple(own[name].shape)}'
+        for name, value in weights.items()
+        if name in own and value.shape != own[name].shape and not CLASS_TENSOR.search(name)
+    ]
+    if any(name.startswith('decoder.') for name in weights):
+        # the first blocks of a larger backbone have the shapes of the smaller one
+        mine, theirs = ({n for n in names if _is_backbone(n)} for names in (own, weights))
+        if theirs:
+            different += [f'{name}: in the checkpoint only' for name in sorted(theirs - mine)]
+            different += [f'{name}: in the model only' for name in sorted(mine - theirs)]
+    if different:
+        raise ValueError(
+            f'the checkpoint is of another model size: {len(different)} of {len(own)} tensors '
+            f'differ, first {different[0]}. {describe_configs(weights)} Use the config that the '
+            'checkpoint was trained with, or leave out load_from / the checkpoint.'
+        )
+
+
+def _is_backbone(name: str) -> bool:
+    return name.startswith('backbone.') and not name.endswith(COUNTER)
+
+
+def _count(names: Sequence[str]) -> str:
+    return f'{len(names)}' + (f' ({names[0]}{", ..." if len(names) > 1 else ""})' if names else '')
