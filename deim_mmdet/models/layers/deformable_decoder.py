@@ -1,13 +1,14 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """What the decoders of RT-DETR and D-FINE share."""
 
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import torch.nn as nn
 from mmengine.model import BaseModule, bias_init_with_prob
 from torch import Tensor
 
 from deim_mmdet.models.layers.mlp import MLP, build_activation
+from deim_mmdet.models.layers.prediction_sets import PredictionSets
 
 # Keeps the logits of boxes that reach the border of the image finite.
 REFERENCE_EPS = 1e-5
@@ -71,6 +72,29 @@ class DeformableDecoder(BaseModule):
         for cls_branch, reg_branch in zip(self.cls_branches, self.reg_branches):
             nn.init.constant_(cls_branch.bias, bias_init_with_prob(0.01))
             reg_branch.zero_last_layer()
+
+    def forward(
+        self,
+        content: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        spatial_shapes: Sequence[Tuple[int, int]],
+        attn_mask: Optional[Tensor] = None,
+    ) -> PredictionSets:
+        """Refine the queries.
+
+        Args:
+            content (Tensor): Query content, shape (bs, N, embed_dims).
+            references (Tensor): Box logits, shape (bs, N, 4), ordered (cx, cy, w, h).
+            memory (Tensor): Encoder tokens, shape (bs, sum of H*W, embed_dims).
+            spatial_shapes (Sequence[tuple[int, int]]): (H, W) of every level.
+            attn_mask (Tensor, optional): Bool, shape (N, N), True where a query may not attend.
+
+        Returns:
+            PredictionSets: In training every set, the last layer's last; otherwise that of
+            ``eval_layer`` alone.
+        """
+        raise NotImplementedError
 
     def layers_to_run(self) -> List['DecoderLayer']:
         """All layers in training, those up to ``eval_layer`` otherwise."""

@@ -32,7 +32,8 @@ MAX_QUERY_POSITION = 10.0
 
 @MODELS.register_module()
 class DFINEDecoder(DeformableDecoder):
-    """Decoder layers and their prediction branches.
+    """Decoder layers that refine edge distributions: L + 1 sets of predictions in training, the
+    initial box first.
 
     Args:
         num_classes (int): Number of classes C.
@@ -102,19 +103,6 @@ class DFINEDecoder(DeformableDecoder):
         spatial_shapes: Sequence[Tuple[int, int]],
         attn_mask: Optional[Tensor] = None,
     ) -> PredictionSets:
-        """Refine the queries.
-
-        Args:
-            content (Tensor): Query content, shape (bs, N, embed_dims).
-            references (Tensor): Box logits, shape (bs, N, 4), ordered (cx, cy, w, h).
-            memory (Tensor): Encoder tokens, shape (bs, sum of H*W, embed_dims).
-            spatial_shapes (Sequence[tuple[int, int]]): (H, W) of every level.
-            attn_mask (Tensor, optional): Bool, shape (N, N), True where a query may not attend.
-
-        Returns:
-            PredictionSets: In training S = L + 1 sets (initial box, layer 1 .. L), otherwise that
-            of ``eval_layer`` alone.
-        """
         value_levels = split_levels(memory, self.num_heads, spatial_shapes)
         output, previous_output, corners = content, 0, 0
         boxes = references.sigmoid()

@@ -23,7 +23,8 @@ from deim_mmdet.models.layers.prediction_sets import PredictionSets
 
 @MODELS.register_module()
 class RTDETRDecoder(DeformableDecoder):
-    """Decoder layers that refine boxes in logit space, with a class and a box branch each.
+    """Decoder layers that refine boxes in logit space, with a class and a box branch each: L sets of
+    predictions in training.
 
     RT-DETR and RT-DETRv2 are the same network; in RT-DETRv2 levels may have different numbers of
     points, and sampling may be discrete.
@@ -93,18 +94,6 @@ class RTDETRDecoder(DeformableDecoder):
         spatial_shapes: Sequence[Tuple[int, int]],
         attn_mask: Optional[Tensor] = None,
     ) -> PredictionSets:
-        """Refine the queries.
-
-        Args:
-            content (Tensor): Query content, shape (bs, N, embed_dims).
-            references (Tensor): Box logits, shape (bs, N, 4), ordered (cx, cy, w, h).
-            memory (Tensor): Encoder tokens, shape (bs, sum of H*W, embed_dims).
-            spatial_shapes (Sequence[tuple[int, int]]): (H, W) of every level.
-            attn_mask (Tensor, optional): Bool, shape (N, N), True where a query may not attend.
-
-        Returns:
-            PredictionSets: In training S = L sets, otherwise that of ``eval_layer`` alone.
-        """
         output, boxes = content, references.sigmoid()
         previous = boxes  # the same boxes with their gradient
         all_scores, all_boxes = [], []
