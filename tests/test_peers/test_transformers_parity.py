@@ -1,0 +1,241 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""D-FINE, RT-DETR and RT-DETRv2 against Hugging Face transformers: same weights, same outputs.
+
+Small models, so that the pictures can have their usual size.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from deim_mmdet.convert import convert_state_dict, to_mmdet_checkpoint
+from deim_mmdet.convert.transformers_config import transformers_config
+from deim_mmdet.convert.transformers_folder import (
+    names_in_files,
+    read_transformers,
+    write_transformers,
+)
+from tests.fixtures import fill
+
+transformers = pytest.importorskip('transformers')
+pytest.importorskip('safetensors')
+
+ROOT = Path(__file__).parents[2]
+BASES = ROOT / 'configs/_base_/models'
+FIXTURES = ROOT / 'tests/fixtures'
+CLASSES = tuple(f'kind {i}' for i in range(7))
+# a square and a rectangle, on which rows and columns cannot be mixed up unnoticed
+SIZES = [(640, 640), (480, 640)]
+
+# Every kind of layer of the published sizes, in a few channels.
+DFINE = dict(
+    num_queries=20,
+    backbone=dict(
+        stem_channels=(8, 16),
+        stages=(
+            (8, 16, 1, 2, 3, 0, 0),
+            (8, 32, 1, 2, 3, 1, 0),
+            (16, 48, 2, 2, 5, 1, 1),
+            (16, 64, 1, 2, 5, 1, 1),
+        ),
+        use_lab=True,
+        frozen_stages=-1,
+        freeze_norm=False,
+    ),
+    neck=dict(in_channels=[32, 48, 64], embed_dims=48, ffn_channels=96, expansion=0.5),
+    decoder=dict(embed_dims=32, num_layers=3, ffn_channels=64, reg_scale=8.0),
+    bbox_head=dict(num_classes=len(CLASSES)),
+)
+RTDETR = dict(
+    num_queries=20,
+    backbone=dict(depth=18, frozen_stages=-1, freeze_norm=False),
+    neck=dict(in_channels=[128, 256, 512], embed_dims=48, ffn_channels=96, expansion=0.5),
+    decoder=dict(embed_dims=32, num_layers=2, ffn_channels=64, query_pos_dims=(64,)),
+    bbox_head=dict(num_classes=len(CLASSES)),
+)
+DISCRETE = dict(decoder=dict(RTDETR['decoder'], sampling='discrete'))
+DEIM_RTDETR = dict(RTDETR, decoder=dict(RTDETR['decoder'], query_pos_dims=(48, 40)))
+# name: (base, small, model_type there)
+CASES = {
+    'dfine': ('dfine_hgnetv2-l', DFINE, None),
+    'rtdetr': ('rtdetrv2_r50vd', RTDETR, 'rt_detr'),
+    'rtdetrv2': ('rtdetrv2_r50vd', RTDETR, None),
+    'rtdetrv2-discrete': ('rtdetrv2_r50vd', dict(RTDETR, **DISCRETE), None),
+}
+# with the code in the folder
+DEIM_CASES = {
+    'deim-dfine': ('deim_dfine_hgnetv2-l', DFINE),
+    'deim-rtdetrv2': ('deim_rtdetrv2_r50vd', DEIM_RTDETR),
+}
+
+
+@pytest.fixture(scope='module', params=CASES)
+def case(request):
+    """Config and model of ours, and their model."""
+    base, small, model_type = CASES[request.param]
+    config = small_config(base, small)
+    theirs = transformers_config(config.model, CLASSES, model_type)
+    theirs = transformers.AutoConfig.for_model(**theirs)
+    model = MODELS.build(config.model).eval()
+    return config, model, transformers.AutoModelForObjectDetection.from_config(theirs).eval()
+
+
+@pytest.fixture
+def their_code(monkeypatch, tmp_path):
+    """Where transformers puts the code of a folder before it runs it."""
+    monkeypatch.setattr(transformers.dynamic_module_utils, 'HF_MODULES_CACHE', str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.parametrize('hw', SIZES)
+def test_their_weights_here(case, hw):
+    _, model, theirs = case
+    weights = random_weights(theirs.state_dict())
+    if is_discrete(theirs):
+        weights = without_exchange(weights)
+    theirs.load_state_dict(weights)
+    weights = names_in_files(theirs.state_dict())
+    converted, report = convert_state_dict(weights, model.state_dict())
+    assert report.fits, report
+    model.load_state_dict(converted, strict=False)
+    assert_same_outputs(model, theirs, hw)
+
+
+def test_our_weights_there(case, tmp_path):
+    config, model, theirs = case
+    weights = random_weights(model.state_dict())
+    if is_discrete(theirs):
+        weights = without_exchange(weights)
+    model.load_state_dict(weights)
+    theirs = written_and_loaded(config, model, tmp_path / 'folder')
+    assert [theirs.config.id2label[i] for i in range(len(CLASSES))] == list(CLASSES)
+    for hw in SIZES:
+        assert_same_outputs(model, theirs, hw)
+
+
+@pytest.mark.parametrize('name', DEIM_CASES)
+def test_deim_there_with_its_code(name, tmp_path, their_code):
+    """transformers' own models have other MLPs: the folder brings DEIM's along."""
+    config = small_config(*DEIM_CASES[name])
+    model = MODELS.build(config.model).eval()
+    model.load_state_dict(random_weights(model.state_dict()))
+    theirs = written_and_loaded(config, model, tmp_path / 'folder', trust_remote_code=True)
+    for hw in SIZES:
+        assert_same_outputs(model, theirs, hw)
+
+
+def test_back_through_their_library(case, tmp_path):
+    """What transformers saves of our weights are our weights, bit for bit."""
+    config, model, _ = case
+    model.load_state_dict(random_weights(model.state_dict()))
+    theirs = written_and_loaded(config, model, tmp_path / 'first')
+    theirs.save_pretrained(tmp_path / 'second', max_shard_size='200KB')
+    assert (tmp_path / 'second/model.safetensors.index.json').exists()
+    weights, classes = read_transformers(tmp_path / 'second')
+    assert classes == list(CLASSES)
+    assert_same_weights(convert_state_dict(weights)[0], model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ('table', 'base'),
+    [
+        ('dfine_hgnetv2_n', 'dfine_hgnetv2-n'),
+        ('deim_hgnetv2_n', 'deim_dfine_hgnetv2-n'),
+        ('rtdetr_r18vd_6x', 'rtdetrv2_r18vd'),
+        ('rtdetrv2_r18vd_120e', 'rtdetrv2_r18vd'),
+    ],
+)
+def test_round_trip_of_published_weights(table, base, tmp_path):
+    published = fill.state_dict_from_tsv(FIXTURES / f'{table}.tsv')
+    published = {name: torch.from_numpy(value) for name, value in published.items()}
+    ours = to_mmdet_checkpoint({'model': published})
+    init_default_scope('mmdet')
+    write_transformers(ours, tmp_path / 'folder', Config.fromfile(BASES / f'{base}.py'))
+    weights, classes = read_transformers(tmp_path / 'folder')
+    assert classes[0] == 'person'
+    assert_same_weights(to_mmdet_checkpoint(weights)['state_dict'], ours['state_dict'])
+
+
+def small_config(base, small):
+    init_default_scope('mmdet')
+    config = Config.fromfile(BASES / f'{base}.py')
+    config.merge_from_dict(dict(model=small))
+    return config
+
+
+def written_and_loaded(config, model, folder, **kwargs):
+    """Their model with our weights; nothing of it may be left at its initial value."""
+    meta = dict(dataset_meta=dict(classes=CLASSES))
+    write_transformers(dict(meta=meta, state_dict=model.state_dict()), folder, config)
+    theirs, info = transformers.AutoModelForObjectDetection.from_pretrained(
+        folder, output_loading_info=True, **kwargs
+    )
+    assert not any(info.values()), info
+    return theirs.eval()
+
+
+def is_discrete(theirs):
+    return getattr(theirs.config, 'decoder_method', None) == 'discrete'
+
+
+def assert_same_outputs(model, theirs, hw):
+    image = torch.from_numpy(fill.image(*hw, 5))
+    with torch.no_grad():
+        cls_scores, bboxes = model(image, mode='tensor')
+        outputs = theirs(pixel_values=image)
+    tokens = outputs.enc_outputs_class.max(-1).values[0].sort(descending=True).values
+    gaps = -tokens[: model.num_queries + 1].diff()
+    assert gaps.min() > 1e-5, 'a tie: the order of the queries is left to chance'
+    assert cls_scores.std(2).mean() > 0.03, 'all queries say the same'
+    ours = torch.cat([cls_scores[-1], bboxes[-1]], dim=-1)[0]
+    difference = (ours - torch.cat([outputs.logits, outputs.pred_boxes], dim=-1)[0]).abs()
+    print(f'max difference at {hw}: {difference.max():.1e}')
+    # the nearest cell of a sample halfway between two is left to rounding
+    num_excused = 2 if is_discrete(theirs) else 0
+    assert (difference.amax(-1) > 1e-4).sum() <= num_excused, difference.amax(-1)
+
+
+def assert_same_weights(ours, expected):
+    assert set(ours) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(ours[name], tensor), name
+
+
+def random_weights(state):
+    """Nothing is zero, no two layers are alike, activations stay of order one."""
+    generator = torch.Generator().manual_seed(2)
+    return {name: random_tensor(name, tensor, generator) for name, tensor in state.items()}
+
+
+def without_exchange(state):
+    """No query hears of another: a sample in another cell changes its own query alone."""
+    exchange = re.compile(r'decoder\.layers\.\d+\.self_attn\.(out|o)_proj\.')
+    return {
+        name: torch.zeros_like(tensor) if exchange.search(name) else tensor
+        for name, tensor in state.items()
+    }
+
+
+def random_tensor(name, tensor, generator):
+    if name.endswith(('up', 'reg_scale', 'points_scale')):  # constants
+        return tensor
+    if not tensor.is_floating_point():  # counters
+        return torch.full_like(tensor, 7)
+    noise = torch.randn(tensor.shape, generator=generator)
+    if name.endswith('running_var'):
+        return 1 + 0.2 * noise.abs()
+    if name.endswith('sampling_offsets.bias'):
+        return 2 * noise
+    if name.endswith(('bias', 'running_mean')):
+        return 0.1 * noise
+    if tensor.ndim == 1:
+        return 1 + 0.1 * noise
+    dims = tuple(range(1, tensor.ndim))
+    gain = 1.4 if tensor.ndim == 4 else 1  # of rectifiers
+    # centred: behind rectifiers every cell would look alike otherwise
+    return gain * (noise - noise.mean(dims, keepdim=True)) / tensor[0].numel() ** 0.5
