@@ -23,8 +23,7 @@ from deim_mmdet.models.layers.prediction_sets import PredictionSets
 
 @MODELS.register_module()
 class RTDETRDecoder(DeformableDecoder):
-    """Decoder layers that refine boxes in logit space, with a class and a box branch each: L sets of
-    predictions in training.
+    """Decoder layers that refine boxes in logit space: L sets of predictions in training.
 
     RT-DETR and RT-DETRv2 are the same network; in RT-DETRv2 levels may have different numbers of
     points, and sampling may be discrete.
