@@ -1,27 +1,48 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""Convert published DEIM and D-FINE checkpoints into MMDetection checkpoints.
+"""Convert published weights into MMDetection checkpoints, and back.
 
     python tools/convert_weights.py deim_dfine_hgnetv2_n_coco_160e.pth work_dirs/deim_n.pth
+    python tools/convert_weights.py work_dirs/mine/epoch_12.pth mine_official.pth --to official
+    python tools/convert_weights.py work_dirs/mine/epoch_12.pth mine_hf --to transformers
 
-The result is for `load_from`, `init_detector` and `DetInferencer`.
+Reads checkpoints of DEIM, D-FINE, RT-DETRv2 and RT-DETR, and folders (or .safetensors files) of
+Hugging Face transformers with D-FINE, RT-DETRv2 or RT-DETR. Family and size are found from the
+weights: the report names the configs that fit. The result is for `load_from`, `init_detector` and
+`DetInferencer`, which take published .pth files as they are, too.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from mmengine.config import Config
+
 import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
-from deim_mmdet.convert import convert_checkpoint_file
+from deim_mmdet.convert import convert_checkpoint_file, export_checkpoint_file
 
 
 def parse_args(args=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('input', help='published checkpoint; it is only read')
-    parser.add_argument('output', help='new checkpoint')
-    parser.add_argument('--config', help='write only if every weight of this model is found')
-    parser.add_argument('--classes', help='text file with one class name per line')
+    parser.add_argument('input', help='weights; they are only read')
+    parser.add_argument('output', help='new file, or folder for transformers')
+    parser.add_argument(
+        '--to',
+        choices=('mmdet', 'official', 'transformers'),
+        default='mmdet',
+        help='mmdet: from published weights; official, transformers: from an MMDetection '
+        'checkpoint of this package, whose moving average is taken',
+    )
+    parser.add_argument(
+        '--config',
+        help='config of the model. mmdet: write only if all weights fit it, whatever the classes; '
+        'otherwise for models whose settings are not the published ones',
+    )
+    parser.add_argument('--classes', help='mmdet: text file with one class name per line')
+    parser.add_argument(
+        '--family', help='official: name of the family, where several have names for the weights'
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing output')
     return parser.parse_args(args)
 
@@ -29,28 +50,21 @@ def parse_args(args=None):
 def main(args=None):
     args = parse_args(args)
     try:
-        report = convert_checkpoint_file(
-            args.input,
-            args.output,
-            model_state=model_state(args.config) if args.config else None,
-            classes=class_names(args.classes) if args.classes else None,
-            overwrite=args.overwrite,
-        )
-    except (OSError, ValueError) as error:
+        config = Config.fromfile(args.config) if args.config else None
+        if args.to == 'mmdet':
+            classes = class_names(args.classes) if args.classes else None
+            report = convert_checkpoint_file(
+                args.input, args.output, config, classes, args.overwrite
+            )
+            print(report)
+        else:
+            family = export_checkpoint_file(
+                args.input, args.output, args.to, args.family, config, args.overwrite
+            )
+            print(f'names of {family}')
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f'error: {error}')
-    print(report)
     print(f'saved to {args.output}')
-
-
-def model_state(config):
-    """State dict of the model of a config file, before any weights are loaded."""
-    from mmdet.registry import MODELS
-    from mmengine.config import Config
-    from mmengine.registry import init_default_scope
-
-    cfg = Config.fromfile(config)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    return MODELS.build(cfg.model).state_dict()
 
 
 def class_names(path):

@@ -11,6 +11,7 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 import torch
 from mmengine.config import Config
 
+from .configs import describe_configs, model_differences, model_state
 from .family import PublishedForm
 from .mmdet_checkpoint import converted_checkpoint, to_official_checkpoint
 from .state_dict import ConversionReport
@@ -21,17 +22,17 @@ PathLike = Union[str, os.PathLike]
 def convert_checkpoint_file(
     source: PathLike,
     target: PathLike,
-    model_state: Optional[dict] = None,
+    config: Optional[Config] = None,
     classes: Optional[Sequence[str]] = None,
     overwrite: bool = False,
 ) -> ConversionReport:
     """Convert a published checkpoint into one that MMDetection loads.
 
     Args:
-        source (str | PathLike): Published checkpoint, only read.
+        source (str | PathLike): Published checkpoint, see :func:`read_published`; only read.
         target (str | PathLike): New file. It appears complete or not at all.
-        model_state (dict, optional): ``state_dict()`` of the model that the weights must fit.
-            Defaults to None: not compared.
+        config (Config, optional): Config whose model the weights must fit, but for the number of
+            classes. Defaults to None: the report names the configs of this package that fit.
         classes (Sequence[str], optional): Names of the classes, stored for ``init_detector``.
             Defaults to None: those that the source names, else those of COCO or Objects365, by
             their number, else none.
@@ -44,12 +45,20 @@ def convert_checkpoint_file(
         FileExistsError: ``target`` exists.
         FileNotFoundError: ``source`` does not exist.
         ValueError: ``target`` is ``source``; ``source`` is no checkpoint or wants to run code; no
-            rule names a key; the weights do not fit ``model_state`` or ``classes``.
+            rule names a key; the weights do not fit ``config`` or ``classes``.
     """
     checkpoint, names = read_published(source)
-    converted, report = converted_checkpoint(checkpoint, classes or names, model_state)
+    converted, report = converted_checkpoint(checkpoint, classes or names)
+    if config is not None:
+        report.take_comparison(model_differences(converted['state_dict'], model_state(config)))
+    if config is None or not report.fits:
+        report.configs = describe_configs(converted['state_dict'])
     if not report.fits:
         raise ValueError(f'{source} does not fit the model of this config.\n{report}')
+    if config is not None and Path(source).is_dir():
+        from .transformers_folder import check_config
+
+        check_config(Path(source), config.model)
     converted['meta']['converted_from'] = Path(source).name
     with new_output(target, overwrite, source) as new:
         torch.save(converted, new)

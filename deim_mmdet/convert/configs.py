@@ -82,10 +82,17 @@ def model_differences(
     return report
 
 
+def model_state(cfg: Config) -> Dict[str, Tensor]:
+    """State dict of the model of a config, without its denoising: names and shapes, no values."""
+    part = {key: value for key, value in cfg.model.items() if key not in WEIGHTLESS}
+    part['backbone'] = {**part.get('backbone', {}), 'init_cfg': None}  # ImageNet weights
+    return _state_of(json.dumps(part, sort_keys=True))
+
+
 def coco_configs() -> List[Path]:
     """Configs of this package for COCO, those of a repository or of an installed package."""
     package = Path(deim_mmdet.__file__).parent
-    for root in (package / '.mim', package.parent):
+    for root in (package.parent, package / '.mim'):
         # a folder `configs` beside an installed package is somebody else's
         if (root / 'model-index.yml').is_file():
             return sorted((root / 'configs').glob('*/*coco.py'))
@@ -99,13 +106,8 @@ def _candidates() -> Dict[Path, Dict[str, Tensor]]:
         cfg = Config.fromfile(path, import_custom_modules=False)
         model = MODELS.get(cfg.model.type)
         if isinstance(model, type) and issubclass(model, RTDETR):
-            states[path] = _state_of(_weighty_part(cfg.model))
+            states[path] = model_state(cfg)
     return states
-
-
-def _weighty_part(model: Mapping) -> str:
-    part = {key: value for key, value in model.items() if key not in WEIGHTLESS}
-    return json.dumps({**part, 'backbone': {**model['backbone'], 'init_cfg': None}}, sort_keys=True)
 
 
 @cache

@@ -12,6 +12,12 @@ from .family import Family, PublishedForm
 # counters of batch norms; frozen norms have none
 COUNTER = '.num_batches_tracked'
 
+# Backbones that are published alone, and what their names begin with, classifiers included.
+BACKBONES = (
+    ('HGNetv2', ('stem.', 'stages.', 'last_conv.', 'fc.')),
+    ('PResNet', ('conv1.', 'res_layers.', 'fc.')),
+)
+
 
 @dataclass
 class ConversionReport:
@@ -26,6 +32,7 @@ class ConversionReport:
             None: no model was given to compare with.
         unused (list[str], optional): Our names that the checkpoint has and the model has not.
         mismatched (list[str], optional): Names whose shapes differ, with both shapes.
+        configs (str, optional): A sentence that names the configs that fit best.
     """
 
     family: str
@@ -35,11 +42,16 @@ class ConversionReport:
     missing: Optional[List[str]] = None
     unused: Optional[List[str]] = None
     mismatched: Optional[List[str]] = None
+    configs: Optional[str] = None
 
     @property
     def fits(self) -> bool:
         """Nothing is missing, unused or of another shape, as far as that was compared."""
         return not (self.missing or self.unused or self.mismatched)
+
+    def take_comparison(self, other: 'ConversionReport') -> None:
+        """Take over what another report found when it compared the weights with a model."""
+        self.missing, self.unused, self.mismatched = other.missing, other.unused, other.mismatched
 
     def __str__(self) -> str:
         lines = [
@@ -56,7 +68,7 @@ class ConversionReport:
             for name in ('missing', 'unused', 'mismatched'):
                 keys = getattr(self, name)
                 lines.append(f'{len(keys)} {name}' + (f': {_some(keys)}' if keys else ''))
-        return '\n'.join(lines)
+        return '\n'.join(lines + ([self.configs] if self.configs else []))
 
 
 def convert_state_dict(
@@ -202,9 +214,12 @@ def published_weights(checkpoint: Mapping[str, Any]) -> Tuple[Mapping[str, Tenso
 
 
 def _family_of(weights: Mapping[str, Tensor]) -> Family:
-    if all(key.startswith(('stem.', 'stages.')) for key in weights):
+    backbone = next(
+        (name for name, parts in BACKBONES if all(k.startswith(parts) for k in weights)), None
+    )
+    if backbone:
         raise ValueError(
-            'This is a backbone alone. HGNetv2 loads it as it is: backbone=dict(init_cfg=dict('
+            f'This is a backbone alone. {backbone} loads it as it is: backbone=dict(init_cfg=dict('
             "type='Pretrained', checkpoint=...))."
         )
     if any(key.startswith('neck.') for key in weights):
