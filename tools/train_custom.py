@@ -2,9 +2,12 @@
 """Train on your own data in COCO format: one command, three paths.
 
     python tools/train_custom.py TRAIN.json VAL.json IMAGE_FOLDER
+    python tools/train_custom.py TRAIN.json VAL.json IMAGE_FOLDER --load-from CHECKPOINT
 
-Takes the classes from TRAIN.json, sets the model to their number, checks the annotation files, and
-trains. (tools/check_dataset.py opens the images, too.) The configuration it trains is written
+Takes the classes from TRAIN.json, sets the model to their number, checks the annotation files and
+the images, and trains. With --load-from it fine-tunes: by the settings of
+configs/_base_/schedules/finetune.py, and with the class rows of the checkpoint (ours, or a
+published one) for all classes that have the same name there. The configuration it trains is written
 beside the checkpoints, to be tested, resumed (mmdet's tools take it) or edited.
 """
 
@@ -13,16 +16,23 @@ import os
 import sys
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 import deim_mmdet  # noqa: F401
-from deim_mmdet.datasets.config_checks import check_config, use_coco_files
+from deim_mmdet.datasets.config_checks import (
+    check_config,
+    check_images,
+    skip_unreadable,
+    use_coco_files,
+)
+from deim_mmdet.engine.recipe import find_hook, set_epochs, use_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / 'configs/deim/deim_dfine_hgnetv2-n_8xb16-160e_coco.py'
+FINETUNE = ROOT / 'configs/_base_/schedules/finetune.py'
 
 
 def parse_args(args=None):
@@ -36,7 +46,22 @@ def parse_args(args=None):
     parser.add_argument('--config', default=str(CONFIG), help='configuration to start from')
     parser.add_argument('--work-dir', help='defaults to work_dirs/custom_<name of TRAIN.json>')
     parser.add_argument(
-        '--load-from', help='checkpoint to start from: needs fewer images and epochs'
+        '--load-from', help='checkpoint to fine-tune: needs fewer images and epochs'
+    )
+    parser.add_argument(
+        '--keep-schedule',
+        action='store_true',
+        help='train as the config says, with --load-from too',
+    )
+    parser.add_argument(
+        '--epochs', type=int, help='length of the run; all that counts in epochs follows'
+    )
+    parser.add_argument('--classes', nargs='+', help='classes to learn, of those in TRAIN.json')
+    parser.add_argument(
+        '--skip-unreadable', action='store_true', help='train without the images that are damaged'
+    )
+    parser.add_argument(
+        '--no-image-check', action='store_true', help='do not open the images before training'
     )
     parser.add_argument(
         '--pretrained-backbone',
@@ -63,10 +88,12 @@ def main(args=None) -> int:
         raise SystemExit(f'error: {error}') from None
     checked, problems = check_config(cfg)
     problems = problems + [problem for files in checked for problem in files.problems]
+    if not args.no_image_check and os.environ.get('RANK', '0') == '0':
+        problems += [problem for files in checked for problem in check_images(files)]
     for problem in problems:
         print(f'{problem.level}: {problem}', flush=True)
     if any(problem.level == 'error' for problem in problems):
-        print('Nothing was trained. tools/check_dataset.py looks into the images, too.')
+        print('Nothing was trained.')
         return 1
     batch = cfg.train_dataloader.batch_size * int(os.environ.get('WORLD_SIZE', 1))
     for files in checked:
@@ -80,9 +107,27 @@ def main(args=None) -> int:
 
 
 def configure(args) -> Config:
-    cfg = Config.fromfile(args.config)
+    work_dir = args.work_dir or os.path.join('work_dirs', f'custom_{Path(args.train_ann).stem}')
+    trained = find_checkpoints(work_dir)
+    # of several processes the first may have begun to write there already
+    if trained and not args.resume and os.environ.get('RANK', '0') == '0':
+        raise FileExistsError(
+            f'{work_dir} holds an earlier run ({trained[0].name}, ...). Name another folder with '
+            '--work-dir, or go on with --resume.'
+        )
+    written = Path(work_dir) / Path(args.config).name
+    go_on = bool(trained) and args.resume and written.is_file()
+    cfg = Config.fromfile(written if go_on else args.config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    cfg = use_coco_files(cfg, args.train_ann, args.val_ann, args.images, args.val_images)
+    cfg = use_coco_files(
+        cfg, args.train_ann, args.val_ann, args.images, args.val_images, args.classes
+    )
+    if args.load_from and not args.keep_schedule and not go_on:
+        cfg = use_recipe(cfg, Config.fromfile(FINETUNE))
+    if args.epochs is not None:
+        cfg = set_epochs(cfg, args.epochs)
+    if args.skip_unreadable:
+        cfg = skip_unreadable(cfg)
     if args.batch_size:
         cfg.train_dataloader.batch_size = args.batch_size
     if cfg.get('auto_scale_lr'):
@@ -95,21 +140,21 @@ def configure(args) -> Config:
         # most CPUs emulate bfloat16, ten times as slow
         optim.type = 'OptimWrapper'
         optim.pop('dtype', None)
+    for name in ('RichProgressHook', 'LoadWeightsHook'):
+        if find_hook(cfg, name) is None:
+            cfg.setdefault('custom_hooks', []).append(ConfigDict(type=name))
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
-    cfg.work_dir = args.work_dir or os.path.join('work_dirs', f'custom_{Path(args.train_ann).stem}')
-    # Of several processes the first may have begun to write there already.
-    taken = os.environ.get('RANK', '0') == '0' and os.path.isdir(cfg.work_dir)
-    if taken and os.listdir(cfg.work_dir) and not args.resume:
-        raise FileExistsError(
-            f'{cfg.work_dir} holds an earlier run. Name another folder with --work-dir, or go on '
-            'with --resume.'
-        )
-    hooks = cfg.get('custom_hooks') or []
-    if not any(hook['type'] == 'RichProgressHook' for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type='RichProgressHook')]
-    cfg.load_from, cfg.resume, cfg.launcher = args.load_from, args.resume, args.launcher
+    cfg.work_dir, cfg.launcher = work_dir, args.launcher
+    # mmengine resumes load_from, where it is given, and the last checkpoint of work_dir otherwise
+    cfg.resume = args.resume and bool(trained)
+    cfg.load_from = None if cfg.resume else args.load_from or cfg.get('load_from')
     return cfg
+
+
+def find_checkpoints(work_dir: str) -> list:
+    """Checkpoints of a run; a start that failed has left none."""
+    return sorted(Path(work_dir).glob('*.pth'))
 
 
 if __name__ == '__main__':

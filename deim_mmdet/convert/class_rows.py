@@ -16,6 +16,7 @@ CLASS_TENSOR = re.compile(
 )
 # Of these, tensors that may have a last row for no class: padding label, background of a softmax.
 LAST_ROW = re.compile(r'label_embedding|fc_cls')
+NO_CLASS = '(none)'  # name of a row that stands for no class, where a name must be given
 PRIOR = 0.01  # score of a class that was never seen
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # category ids that COCO does not use
 
@@ -89,12 +90,12 @@ class FittedWeights:
     Attributes:
         state (Mapping[str, Tensor]): The weights.
         message (str): Which rows came from where.
-        complete (bool): Whether the classes were compared and some were found.
+        hint (str): What to do about it; empty where classes were found.
     """
 
     state: Mapping[str, Tensor]
     message: str
-    complete: bool
+    hint: str = ''
 
 
 def fit_class_rows(
@@ -126,23 +127,19 @@ def fit_class_rows(
     known = known_classes(checkpoint)
     if known is None and number == len(wanted):
         message = f'class rows: the checkpoint does not name its {number} classes, kept in order'
-        return FittedWeights(state, message, False)
+        return FittedWeights(state, message, 'Make sure that the data set has the same order.')
     rows = find_class_rows(wanted, (None,) * number if known is None else known, aliases)
     if rows.found:
-        return FittedWeights(map_class_rows(state, own, rows), str(rows), True)
+        return FittedWeights(map_class_rows(state, own, rows), str(rows))
     names = 'which it does not name' if known is None else _some(known)
-    nothing = (
+    message = (
         f'class rows: no class of the data set ({_some(rows.wanted)}) is among the {number} of the '
-        f'checkpoint ({names})'
+        f'checkpoint ({names}); '
     )
+    hint = "Say what it calls them in LoadWeightsHook's aliases=dict(my_class='its class')."
     if not training and number == len(wanted):
-        return FittedWeights(state, f'{nothing}; its rows are kept in order', False)
-    return FittedWeights(
-        map_class_rows(state, own, rows),
-        f'{nothing}: all of them are new. If the checkpoint has them under other names, say so in '
-        "LoadWeightsHook's aliases=dict(my_class='its class').",
-        False,
-    )
+        return FittedWeights(state, f'{message}its rows are kept in order', hint)
+    return FittedWeights(map_class_rows(state, own, rows), f'{message}all of them are new', hint)
 
 
 def find_class_rows(
@@ -257,6 +254,7 @@ def known_classes(checkpoint: Mapping) -> Optional[Tuple[Optional[str], ...]]:
     rows = count_class_rows(checkpoint['state_dict'])
     if names:
         names = (names,) if isinstance(names, str) else tuple(names)
+        names = tuple(None if name == NO_CLASS else name for name in names)
         # published Objects365 weights whose classes were given by name
         return (None, *names) if (rows, len(names)) == (366, 365) else names
     return classes_of_rows(rows)
@@ -332,7 +330,7 @@ def _refuse_duplicates(wanted: Sequence[str], known: Sequence[Optional[str]]) ->
 
 
 def _all(names: Sequence[Optional[str]]) -> str:
-    return ', '.join('(none)' if name is None else repr(name) for name in names)
+    return ', '.join(NO_CLASS if name is None else repr(name) for name in names)
 
 
 def _some(names: Sequence[Optional[str]], most: int = 8) -> str:

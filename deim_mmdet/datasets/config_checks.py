@@ -3,25 +3,31 @@
 
 import copy
 import logging
+import os
 import os.path as osp
 from collections import Counter
-from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Tuple
+from dataclasses import dataclass, replace
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
+from ..convert import to_mmdet_checkpoint
+from ..convert.class_rows import class_tensors, fit_class_rows
 from .checks import (
     CheckedAnnotations,
     Problem,
     check_annotations,
+    check_image_file,
+    check_image_files,
     check_image_folder,
     check_num_classes,
     read_annotations,
 )
 
 MODES = ('train', 'val', 'test')
+SHOWN = 5  # unreadable images that are named
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class CheckedFiles:
         img_dir (str): Folder of the images.
         content (CheckedAnnotations | None): None when the file cannot be read.
         problems (list[Problem]): What was found, in the file and the folder.
+        skip (bool): Whether images that cannot be read are left out.
     """
 
     mode: str
@@ -42,24 +49,84 @@ class CheckedFiles:
     img_dir: str
     content: Optional[CheckedAnnotations]
     problems: List[Problem]
+    skip: bool = False
 
 
 def check_files(
-    ann_file: str, img_dir: str, classes=None, mode: str = '', need_objects: bool = True
+    ann_file: str,
+    img_dir: str,
+    classes=None,
+    mode: str = '',
+    need_objects: bool = True,
+    skip: bool = False,
 ) -> CheckedFiles:
-    """Check an annotation file, and whether every image it lists is in the folder."""
+    """Check an annotation file, and whether every image it lists is in the folder.
+
+    With ``skip`` some missing images are a warning.
+    """
     try:
         content = read_annotations(ann_file)
     except (OSError, ValueError) as error:
         # The last sentence of our errors is the way out.
         message, _, remedy = str(error).rpartition('. ')
         problem = Problem('error', ann_file, f'{message}.', remedy)
-        return CheckedFiles(mode, ann_file, img_dir, None, [problem])
+        return CheckedFiles(mode, ann_file, img_dir, None, [problem], skip)
     checked = check_annotations(content, ann_file, classes, need_objects)
     problems = list(checked.problems)
     if checked.images:
-        problems += check_image_folder(checked.images, img_dir, ann_file, limit=None)
-    return CheckedFiles(mode, ann_file, img_dir, checked, problems)
+        # a number, even of all, makes some missing images a warning
+        limit = len(checked.images) if skip else None
+        problems += check_image_folder(checked.images, img_dir, ann_file, limit)
+    return CheckedFiles(mode, ann_file, img_dir, checked, problems, skip)
+
+
+def check_images(files: CheckedFiles, most: int = 5000) -> List[Problem]:
+    """Decode the images of an annotation file; missing ones are left to :func:`check_files`.
+
+    Args:
+        files (CheckedFiles): Result of :func:`check_files`.
+        most (int): Of more images, as many are opened, evenly spread. Defaults to 5000.
+
+    Returns:
+        list[Problem]: The first ones, with the number of the others. Images that cannot be read are
+        warnings where the pipeline skips them.
+    """
+    images = files.content.images if files.content else []
+    there = [i for i in images if osp.isfile(osp.join(files.img_dir, i['file_name']))]
+    there = there[:: max(1, -(-len(there) // most))]
+    found = [p for _, p in check_image_files(there, files.img_dir, os.cpu_count() or 1) if p]
+    if files.skip:
+        # without a size to compare with, only what cannot be read is wrong
+        found = [
+            replace(p, level='warning') if check_image_file(p.file) is not None else p
+            for p in found
+        ]
+    shown = found[:SHOWN]
+    if len(found) > SHOWN:
+        rest = f'{len(found) - SHOWN} more of {len(there)} images have problems'
+        level = 'error' if any(p.level == 'error' for p in found[SHOWN:]) else 'warning'
+        remedy = 'tools/check_dataset.py --all lists them.'
+        shown.append(Problem(level, files.img_dir, f'{rest}.', remedy))
+    return shown
+
+
+def skip_unreadable(cfg: Config) -> Config:
+    """A copy of a configuration whose training leaves out images that cannot be read.
+
+    Raises:
+        ValueError: If no training pipeline loads its images with LoadReadableImage.
+    """
+    cfg = copy.deepcopy(cfg)
+    datasets = find_datasets(cfg.train_dataloader.dataset)
+    loaders = [loader for dataset in datasets for loader in _image_loaders(dataset)]
+    if not loaders:
+        raise ValueError(
+            f'The training pipeline of {cfg.filename} has no LoadReadableImage, which alone can '
+            'skip images: use it in the place of LoadImageFromFile.'
+        )
+    for loader in loaders:
+        loader['unreadable'] = 'skip'
+    return cfg
 
 
 def check_config(cfg: Config) -> Tuple[List[CheckedFiles], List[Problem]]:
@@ -117,11 +184,20 @@ def check_config(cfg: Config) -> Tuple[List[CheckedFiles], List[Problem]]:
     queries = (cfg.get('model') or {}).get('num_queries')
     for files in checked:
         problems += _check_queries(files, queries)
-    return checked, problems + check_checkpoint(cfg)
+    return checked, problems + check_checkpoint(cfg, classes.get('train'))
 
 
-def check_checkpoint(cfg: Config) -> List[Problem]:
-    """Whether the checkpoint that ``load_from`` names fits the model of a configuration."""
+def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> List[Problem]:
+    """Whether the checkpoint that ``load_from`` names fits the model of a configuration.
+
+    Args:
+        cfg (Config): The configuration; LoadWeightsHook does what it does in a run.
+        classes (Sequence[str], optional): Classes of the training data. Defaults to None: not
+            known.
+
+    Returns:
+        list[Problem]: At most one.
+    """
     path = cfg.get('load_from')
     if not path or '://' in path:
         return []
@@ -132,9 +208,24 @@ def check_checkpoint(cfg: Config) -> List[Problem]:
     except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
         message = f'the checkpoint cannot be read ({error}).'
         return [Problem('error', path, message, 'Name another file in load_from.')]
-    state = checkpoint.get('state_dict', checkpoint)
     own = MODELS.build(cfg.model)
-    shapes = {name: tuple(value.shape) for name, value in own.state_dict().items()}
+    weights = own.state_dict()
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
+    load = next((hook for hook in hooks if hook and hook['type'] == 'LoadWeightsHook'), None)
+    state, warnings = checkpoint.get('state_dict', checkpoint), []
+    if load is not None:
+        try:
+            checkpoint = to_mmdet_checkpoint(checkpoint)
+            state = checkpoint['state_dict']
+            if classes and class_tensors(state):
+                fitted = fit_class_rows(checkpoint, weights, classes, load.get('aliases'))
+                state = fitted.state
+                if fitted.hint:
+                    warnings = [Problem('warning', path, f'{fitted.message}.', fitted.hint)]
+        except ValueError as error:
+            message, _, remedy = str(error).rpartition('. ')
+            return [Problem('error', path, f'{message}.', remedy)]
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
     common = [name for name in state if name in shapes]
     if not common:
         return [
@@ -147,7 +238,7 @@ def check_checkpoint(cfg: Config) -> List[Problem]:
         ]
     different = [name for name in common if tuple(state[name].shape) != shapes[name]]
     if not different:
-        return []
+        return warnings
     first = different[0]
     message = (
         f'{len(different)} of {len(common)} tensors have another shape than in the model, the '
@@ -188,12 +279,17 @@ def find_num_classes(model, prefix: str = 'model') -> Iterator[Tuple[str, int]]:
 
 
 def use_coco_files(
-    cfg: Config, train_ann: str, val_ann: str, train_images: str, val_images: Optional[str] = None
+    cfg: Config,
+    train_ann: str,
+    val_ann: str,
+    train_images: str,
+    val_images: Optional[str] = None,
+    classes: Optional[Sequence[str]] = None,
 ) -> Config:
     """A copy of a configuration that trains and evaluates on other COCO-format files.
 
-    The classes are those of the training file, in its order; every ``num_classes`` of the model
-    follows. Pipelines, schedule and all else stay.
+    The classes are those of the training file, in its order, unless some are named; every
+    ``num_classes`` of the model follows. Pipelines, schedule and all else stay.
 
     Args:
         cfg (Config): Configuration of a detector on any COCO-format data set.
@@ -201,6 +297,8 @@ def use_coco_files(
         val_ann (str): Annotation file to evaluate on, for validation and test.
         train_images (str): Folder that the file names of ``train_ann`` start from.
         val_images (str, optional): The same for ``val_ann``. Defaults to ``train_images``.
+        classes (Sequence[str], optional): Classes to learn, in this order; objects of others are
+            background. Defaults to None: all.
 
     Returns:
         Config: The new configuration.
@@ -210,7 +308,7 @@ def use_coco_files(
         ValueError: When one cannot be used, or the configuration has no such data set.
     """
     cfg = copy.deepcopy(cfg)
-    checked = check_annotations(read_annotations(train_ann), train_ann, need_objects=False)
+    checked = check_annotations(read_annotations(train_ann), train_ann, classes, need_objects=False)
     if checked.errors:
         raise ValueError('\n'.join(map(str, checked.errors)))
     sources = dict(train=(train_ann, train_images))
@@ -257,6 +355,11 @@ def _set_num_classes(model, number: int) -> None:
             _set_num_classes(value, number)
 
 
+def _image_loaders(dataset: dict) -> List[dict]:
+    steps = [step for step in dataset.get('pipeline') or [] if isinstance(step, dict)]
+    return [step for step in steps if step['type'] == 'LoadReadableImage']
+
+
 def _check_dataset(dataset: dict, mode: str) -> Optional[CheckedFiles]:
     """None for digits that are not built yet."""
     cls = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
@@ -269,7 +372,8 @@ def _check_dataset(dataset: dict, mode: str) -> Optional[CheckedFiles]:
     filter_empty = (dataset.get('filter_cfg') or {}).get('filter_empty_gt', False)
     need_objects = filter_empty and not dataset.get('test_mode', False)
     img_dir = lazy.data_prefix.get('img') or lazy.data_prefix.get('img_path') or ''
-    return check_files(lazy.ann_file, img_dir, metainfo.get('classes'), mode, need_objects)
+    skip = any(loader.get('unreadable') == 'skip' for loader in _image_loaders(dataset))
+    return check_files(lazy.ann_file, img_dir, metainfo.get('classes'), mode, need_objects, skip)
 
 
 def _check_evaluator(cfg: Config, mode: str) -> Iterator[Problem]:

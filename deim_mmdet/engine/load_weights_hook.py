@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
+from ..convert import to_mmdet_checkpoint
 from ..convert.class_rows import class_tensors, fit_class_rows
 
 
@@ -45,14 +46,19 @@ class LoadWeightsHook(Hook):
         if runner._resume:
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        fitting = dict(to_mmdet_checkpoint(checkpoint))
+        checkpoint.clear()
+        checkpoint.update(fitting)
         wanted = dataset_classes(runner)
         if wanted is None or not class_tensors(checkpoint['state_dict']):
             return
         training = isinstance(runner._train_loop, BaseLoop)
         fitted = fit_class_rows(checkpoint, model.state_dict(), wanted, self.aliases, training)
         checkpoint['state_dict'] = fitted.state
-        level = logging.INFO if fitted.complete else logging.WARNING
-        runner.logger.log(level, fitted.message)
+        if fitted.hint:
+            runner.logger.log(logging.WARNING, f'{fitted.message}. {fitted.hint}')
+        else:
+            runner.logger.log(logging.INFO, fitted.message)
 
 
 def dataset_classes(runner: Runner) -> Optional[Sequence[str]]:

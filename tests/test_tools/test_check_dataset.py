@@ -338,7 +338,7 @@ def test_own_data_is_checked_before_anything_starts(tool, capsys, files, tmp_pat
     with pytest.raises(SystemExit, match='no.json does not exist'):
         module.main([str(tmp_path / 'no.json'), *args[1:]])
     (tmp_path / 'taken').mkdir()
-    (tmp_path / 'taken/last_checkpoint').write_text('mine')
+    (tmp_path / 'taken/epoch_1.pth').write_text('mine')
     with pytest.raises(SystemExit, match='holds an earlier run.*--resume'):
         module.main([*args, '--work-dir', str(tmp_path / 'taken')])
 

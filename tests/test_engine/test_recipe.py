@@ -1,0 +1,111 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from deim_mmdet.engine.recipe import find_hook, scale_epoch, set_epochs, use_recipe
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+COCO = CONFIGS / 'deim/deim_dfine_hgnetv2-n_8xb16-160e_coco.py'
+FINETUNE = CONFIGS / '_base_/schedules/finetune.py'
+
+SCALED = [  # epoch, length of its run, new length, new epoch
+    (0, 160, 30, 0),
+    (4, 160, 30, 1),
+    (80, 160, 30, 15),
+    (148, 160, 30, 28),
+    (159, 160, 30, 29),  # before the end
+    (160, 160, 30, 30),
+    (200, 160, 30, 30),
+    (1, 4, 40, 10),
+    (3, 7, 1, 0),
+    (7, 7, 1, 1),
+]
+
+
+@pytest.mark.parametrize(('epoch', 'old', 'new', 'expected'), SCALED)
+def test_an_epoch_keeps_its_share_of_the_run(epoch, old, new, expected):
+    assert scale_epoch(epoch, old, new) == expected
+
+
+def test_everything_that_counts_in_epochs_follows():
+    cfg = Config.fromfile(COCO)
+    before = cfg.pretty_text
+    new = set_epochs(cfg, 40)
+    assert cfg.pretty_text == before
+    assert new.train_cfg.max_epochs == new.max_epochs == 40
+    assert (new.mosaic_begin, new.mosaic_end, new.plain_end, new.no_aug_epochs) == (1, 20, 37, 3)
+    assert new.default_hooks.dense_o2o.stages == (1, 20, 37)
+    assert new.default_hooks.two_stage_end.begin == 37
+    assert (new.param_scheduler.flat_until, new.param_scheduler.no_aug) == (20, 3)
+    assert set_epochs(cfg, 160).pretty_text == before
+
+
+def test_schedules_of_mmdet():
+    cfg = Config(
+        dict(
+            train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=12),
+            param_scheduler=[
+                dict(type='LinearLR', by_epoch=False, begin=0, end=1000),
+                dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[8, 11]),
+                dict(type='CosineAnnealingLR', begin=6, end=12, T_max=6, by_epoch=True),
+            ],
+            custom_hooks=[
+                dict(type='PipelineSwitchHook', switch_epoch=10),
+                dict(type='DenseO2OHook', stages=(2, 6, 10), mixup=(3, 6)),
+            ],
+        )
+    )
+    new = set_epochs(cfg, 24)
+    warmup, steps, cosine = new.param_scheduler
+    assert warmup.end == 1000
+    assert steps.end == 24 and steps.milestones == [16, 22]
+    assert (cosine.begin, cosine.end, cosine.T_max) == (12, 24, 12)
+    assert new.custom_hooks[0].switch_epoch == 20
+    assert new.custom_hooks[1].stages == (4, 12, 20) and new.custom_hooks[1].mixup == (6, 12)
+
+
+@pytest.mark.parametrize('epochs', [1, 2, 3, 7])
+def test_short_runs_keep_their_order(epochs):
+    new = set_epochs(Config.fromfile(COCO), epochs)
+    e0, e1, e2 = new.default_hooks.dense_o2o.stages
+    assert 0 <= e0 <= e1 <= e2 < epochs
+    assert 1 <= new.param_scheduler.no_aug <= epochs
+
+
+def test_what_cannot_be_scaled_is_refused():
+    with pytest.raises(ValueError, match='at least 1, got 0'):
+        set_epochs(Config.fromfile(COCO), 0)
+    with pytest.raises(ValueError, match='its train_cfg has no max_epochs'):
+        set_epochs(Config(dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=9))), 5)
+
+
+def test_a_recipe_replaces_the_schedule_alone():
+    cfg, recipe = Config.fromfile(COCO), Config.fromfile(FINETUNE)
+    before = cfg.pretty_text, recipe.pretty_text
+    new = use_recipe(cfg, recipe)
+    assert (cfg.pretty_text, recipe.pretty_text) == before
+    for name in ('model', 'train_dataloader', 'val_evaluator'):
+        assert new[name] == cfg[name]
+    for name in ('train_cfg', 'optim_wrapper', 'param_scheduler', 'default_hooks', 'plain_end'):
+        assert new[name] == recipe[name]
+    new.max_epochs = 5
+    assert recipe.max_epochs == 30
+
+
+def test_a_recipe_for_a_config_with_hooks_of_its_own():
+    mine = dict(type='Mine')
+    cfg = Config(
+        dict(
+            default_hooks=dict(average=dict(type='WarmupEMAHook', warmup=7), mine=mine),
+            custom_hooks=[dict(type='TwoStageEndHook', begin=1), dict(type='Other')],
+        )
+    )
+    new = use_recipe(cfg, Config.fromfile(FINETUNE))
+    assert new.custom_hooks == [dict(type='Other')]
+    assert new.default_hooks.mine == mine and 'average' not in new.default_hooks
+    assert find_hook(new, 'WarmupEMAHook').warmup == 1000
+    assert find_hook(new, 'TwoStageEndHook').begin == new.plain_end
+    # there is no DenseO2O to steer
+    assert find_hook(new, 'DenseO2OHook') is None
