@@ -14,6 +14,8 @@ from mmengine.config import Config
 from torch import Tensor
 
 from . import checkpoint_file
+from .class_rows import count_class_rows
+from .configs import describe_configs, model_differences, model_state
 from .family import PublishedForm
 from .mmdet_checkpoint import UNUSED_ROW
 from .rtdetr import RTDETR
@@ -92,14 +94,17 @@ def write_transformers(
     """
     save_file = _safetensors().save_file
     meta = checkpoint.get('meta') or {}
-    config = config or _config_in(meta)
+    weights = checkpoint.get('state_dict', checkpoint)
+    config = config or _config_in(meta, weights)
+    _refuse_other_weights(weights, config)
+    model = _model_of_weights(config.model, weights)
     published = meta.get('published_family')
     theirs = transformers_config(
-        config.model,
+        model,
         classes=_classes_in(meta),
         model_type='rt_detr' if published in (RTDETR.name, RTDETR_TRANSFORMERS.name) else None,
     )
-    weights = _evaluated_layers(checkpoint.get('state_dict', checkpoint), theirs['decoder_layers'])
+    weights = _evaluated_layers(weights, theirs['decoder_layers'])
     family = MODEL_TYPES[theirs['model_type']][0]
     form = PublishedForm(points_per_level=tuple(points_per_level(theirs)))
     published, _ = revert_state_dict(weights, 'transformers', family, form)
@@ -256,13 +261,36 @@ def _classes_in(meta: Mapping[str, Any]) -> Optional[List[str]]:
     return [f'LABEL_{i}' if name == UNUSED_ROW else name for i, name in enumerate(names)]
 
 
-def _config_in(meta: Mapping[str, Any]) -> Config:
+def _config_in(meta: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Config:
     if not meta.get('cfg'):
         raise ValueError(
             'The checkpoint does not hold the config of its model, which transformers needs: give '
-            'it (--config).'
+            f'it (--config). {describe_configs(weights)}'
         )
     return Config.fromstring(meta['cfg'], '.py')
+
+
+def _refuse_other_weights(weights: Mapping[str, Tensor], config: Config) -> None:
+    report = model_differences(weights, model_state(config))
+    if not report.fits:
+        lines = (
+            f'{len(keys)} {name}, first {keys[0]}'
+            for name, keys in vars(report).items()
+            if name in ('missing', 'unused', 'mismatched') and keys
+        )
+        raise ValueError(
+            f'The weights are not those of the model of the config: {"; ".join(lines)}. They must '
+            'have the form that training saves (before `switch_to_deploy`). '
+            f'{describe_configs(weights)}'
+        )
+
+
+def _model_of_weights(model: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Dict[str, Any]:
+    """Config with the classes of the weights; and without denoising where they have none."""
+    model = {**model, 'bbox_head': {**model['bbox_head'], 'num_classes': count_class_rows(weights)}}
+    if 'denoising.label_embedding.weight' not in weights:
+        model['denoising'] = None
+    return model
 
 
 def _evaluated_layers(weights: Mapping[str, Tensor], num_layers: int) -> Dict[str, Tensor]:

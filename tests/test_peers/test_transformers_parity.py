@@ -11,7 +11,6 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from deim_mmdet.convert import convert_state_dict, to_mmdet_checkpoint
 from deim_mmdet.convert.transformers_config import transformers_config
@@ -21,57 +20,21 @@ from deim_mmdet.convert.transformers_folder import (
     write_transformers,
 )
 from tests.fixtures import fill
+from tests.test_peers.small_models import (
+    BASES,
+    CASES,
+    CLASSES,
+    DEIM_CASES,
+    random_weights,
+    small_config,
+)
 
 transformers = pytest.importorskip('transformers')
 pytest.importorskip('safetensors')
 
-ROOT = Path(__file__).parents[2]
-BASES = ROOT / 'configs/_base_/models'
-FIXTURES = ROOT / 'tests/fixtures'
-CLASSES = tuple(f'kind {i}' for i in range(7))
+FIXTURES = Path(__file__).parents[1] / 'fixtures'
 # a square and a rectangle, on which rows and columns cannot be mixed up unnoticed
 SIZES = [(640, 640), (480, 640)]
-
-# Every kind of layer of the published sizes, in a few channels.
-DFINE = dict(
-    num_queries=20,
-    backbone=dict(
-        stem_channels=(8, 16),
-        stages=(
-            (8, 16, 1, 2, 3, 0, 0),
-            (8, 32, 1, 2, 3, 1, 0),
-            (16, 48, 2, 2, 5, 1, 1),
-            (16, 64, 1, 2, 5, 1, 1),
-        ),
-        use_lab=True,
-        frozen_stages=-1,
-        freeze_norm=False,
-    ),
-    neck=dict(in_channels=[32, 48, 64], embed_dims=48, ffn_channels=96, expansion=0.5),
-    decoder=dict(embed_dims=32, num_layers=3, ffn_channels=64, reg_scale=8.0),
-    bbox_head=dict(num_classes=len(CLASSES)),
-)
-RTDETR = dict(
-    num_queries=20,
-    backbone=dict(depth=18, frozen_stages=-1, freeze_norm=False),
-    neck=dict(in_channels=[128, 256, 512], embed_dims=48, ffn_channels=96, expansion=0.5),
-    decoder=dict(embed_dims=32, num_layers=2, ffn_channels=64, query_pos_dims=(64,)),
-    bbox_head=dict(num_classes=len(CLASSES)),
-)
-DISCRETE = dict(decoder=dict(RTDETR['decoder'], sampling='discrete'))
-DEIM_RTDETR = dict(RTDETR, decoder=dict(RTDETR['decoder'], query_pos_dims=(48, 40)))
-# name: (base, small, model_type there)
-CASES = {
-    'dfine': ('dfine_hgnetv2-l', DFINE, None),
-    'rtdetr': ('rtdetrv2_r50vd', RTDETR, 'rt_detr'),
-    'rtdetrv2': ('rtdetrv2_r50vd', RTDETR, None),
-    'rtdetrv2-discrete': ('rtdetrv2_r50vd', dict(RTDETR, **DISCRETE), None),
-}
-# with the code in the folder
-DEIM_CASES = {
-    'deim-dfine': ('deim_dfine_hgnetv2-l', DFINE),
-    'deim-rtdetrv2': ('deim_rtdetrv2_r50vd', DEIM_RTDETR),
-}
 
 
 @pytest.fixture(scope='module', params=CASES)
@@ -112,7 +75,9 @@ def test_our_weights_there(case, tmp_path):
     if is_discrete(theirs):
         weights = without_exchange(weights)
     model.load_state_dict(weights)
-    theirs = written_and_loaded(config, model, tmp_path / 'folder')
+    model_type = theirs.config.model_type
+    theirs = written_and_loaded(config, model, tmp_path / 'folder', model_type)
+    assert theirs.config.model_type == model_type
     assert [theirs.config.id2label[i] for i in range(len(CLASSES))] == list(CLASSES)
     for hw in SIZES:
         assert_same_outputs(model, theirs, hw)
@@ -124,16 +89,16 @@ def test_deim_there_with_its_code(name, tmp_path, their_code):
     config = small_config(*DEIM_CASES[name])
     model = MODELS.build(config.model).eval()
     model.load_state_dict(random_weights(model.state_dict()))
-    theirs = written_and_loaded(config, model, tmp_path / 'folder', trust_remote_code=True)
+    theirs = written_and_loaded(config, model, tmp_path / 'folder')
     for hw in SIZES:
         assert_same_outputs(model, theirs, hw)
 
 
 def test_back_through_their_library(case, tmp_path):
     """What transformers saves of our weights are our weights, bit for bit."""
-    config, model, _ = case
+    config, model, theirs = case
     model.load_state_dict(random_weights(model.state_dict()))
-    theirs = written_and_loaded(config, model, tmp_path / 'first')
+    theirs = written_and_loaded(config, model, tmp_path / 'first', theirs.config.model_type)
     theirs.save_pretrained(tmp_path / 'second', max_shard_size='200KB')
     assert (tmp_path / 'second/model.safetensors.index.json').exists()
     weights, classes = read_transformers(tmp_path / 'second')
@@ -154,26 +119,20 @@ def test_round_trip_of_published_weights(table, base, tmp_path):
     published = fill.state_dict_from_tsv(FIXTURES / f'{table}.tsv')
     published = {name: torch.from_numpy(value) for name, value in published.items()}
     ours = to_mmdet_checkpoint({'model': published})
-    init_default_scope('mmdet')
     write_transformers(ours, tmp_path / 'folder', Config.fromfile(BASES / f'{base}.py'))
     weights, classes = read_transformers(tmp_path / 'folder')
     assert classes[0] == 'person'
     assert_same_weights(to_mmdet_checkpoint(weights)['state_dict'], ours['state_dict'])
 
 
-def small_config(base, small):
-    init_default_scope('mmdet')
-    config = Config.fromfile(BASES / f'{base}.py')
-    config.merge_from_dict(dict(model=small))
-    return config
-
-
-def written_and_loaded(config, model, folder, **kwargs):
+def written_and_loaded(config, model, folder, model_type=None):
     """Their model with our weights; nothing of it may be left at its initial value."""
     meta = dict(dataset_meta=dict(classes=CLASSES))
+    if model_type == 'rt_detr':
+        meta['published_family'] = 'RT-DETR'
     write_transformers(dict(meta=meta, state_dict=model.state_dict()), folder, config)
     theirs, info = transformers.AutoModelForObjectDetection.from_pretrained(
-        folder, output_loading_info=True, **kwargs
+        folder, output_loading_info=True, trust_remote_code=model_type is None
     )
     assert not any(info.values()), info
     return theirs.eval()
@@ -206,12 +165,6 @@ def assert_same_weights(ours, expected):
         assert torch.equal(ours[name], tensor), name
 
 
-def random_weights(state):
-    """Nothing is zero, no two layers are alike, activations stay of order one."""
-    generator = torch.Generator().manual_seed(2)
-    return {name: random_tensor(name, tensor, generator) for name, tensor in state.items()}
-
-
 def without_exchange(state):
     """No query hears of another: a sample in another cell changes its own query alone."""
     exchange = re.compile(r'decoder\.layers\.\d+\.self_attn\.(out|o)_proj\.')
@@ -219,23 +172,3 @@ def without_exchange(state):
         name: torch.zeros_like(tensor) if exchange.search(name) else tensor
         for name, tensor in state.items()
     }
-
-
-def random_tensor(name, tensor, generator):
-    if name.endswith(('up', 'reg_scale', 'points_scale')):  # constants
-        return tensor
-    if not tensor.is_floating_point():  # counters
-        return torch.full_like(tensor, 7)
-    noise = torch.randn(tensor.shape, generator=generator)
-    if name.endswith('running_var'):
-        return 1 + 0.2 * noise.abs()
-    if name.endswith('sampling_offsets.bias'):
-        return 2 * noise
-    if name.endswith(('bias', 'running_mean')):
-        return 0.1 * noise
-    if tensor.ndim == 1:
-        return 1 + 0.1 * noise
-    dims = tuple(range(1, tensor.ndim))
-    gain = 1.4 if tensor.ndim == 4 else 1  # of rectifiers
-    # centred: behind rectifiers every cell would look alike otherwise
-    return gain * (noise - noise.mean(dims, keepdim=True)) / tensor[0].numel() ** 0.5
