@@ -6,7 +6,7 @@ _base_ = '../default_runtime.py'
 max_epochs = 30
 no_aug_epochs = 5
 mosaic_begin = 2
-mosaic_end = 20
+mosaic_end = 15
 plain_end = max_epochs - no_aug_epochs
 ema_decay = 0.9999
 
@@ -37,7 +37,7 @@ optim_wrapper = dict(
 param_scheduler = dict(
     type='FlatCosineLR',
     convert_to_iter_based=True,
-    flat_until=max_epochs // 2,
+    flat_until=mosaic_end,
     no_aug=no_aug_epochs,
     gamma=0.1,
     warmup=500,
