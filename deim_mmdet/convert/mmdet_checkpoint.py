@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from torch import Tensor
 
 from .class_rows import classes_of_rows, count_class_rows
+from .families import FAMILIES
 from .family import PublishedForm
 from .state_dict import ConversionReport, convert_state_dict, is_published, revert_state_dict
 
@@ -97,7 +98,7 @@ def to_official_checkpoint(
     weights = checkpoint.get('state_dict', checkpoint)
     ema_steps = (checkpoint.get('ema_state_dict') or {}).get('steps', 0)
     published, found = revert_state_dict(
-        weights, 'official', family or meta.get('published_family'), form
+        weights, 'official', family or _official_family(meta.get('published_family')), form
     )
     official = dict(
         model=published,
@@ -132,6 +133,13 @@ def check_class_names(
             f'{len(classes)} class names for {num_classes} classes: give one name per class, in '
             f'the order of the head. {lists}'
         )
+
+
+def _official_family(published: Optional[str]) -> Optional[str]:
+    """The family of the same method in the official layout; its name begins with the method."""
+    method = (published or '').partition(' ')[0]
+    official = (each.name for each in FAMILIES if each.layout == 'official')
+    return next((name for name in official if name.partition(' ')[0] == method), None)
 
 
 def _names(names: Sequence[Optional[str]]) -> List[str]:

@@ -117,7 +117,9 @@ def test_there_and_back_through_files(dfine, tmp_path):
     for name, tensor in checkpoint['state_dict'].items():
         assert torch.equal(again['state_dict'][name], tensor), name
     # a converted checkpoint is as good as a trained one
-    export_checkpoint_file(tmp_path / 'again.pth', tmp_path / 'official.pth', config=config)
+    official = tmp_path / 'official.pth'
+    family = export_checkpoint_file(tmp_path / 'again.pth', official, config=config)
+    assert family == 'D-FINE / DEIM-D-FINE'
 
 
 def test_what_weights_do_not_show_is_compared(folder, dfine, tmp_path):
