@@ -10,7 +10,8 @@ from deim_mmdet.models.layers.query_selection import grid_anchors
 
 from .family import PublishedForm
 
-COARSEST_STRIDE = 32
+STEM_STRIDE = 4  # of HGNetv2 and PResNet, whose stages halve the size from the second on
+BACKBONE_STAGES = ('backbone.stages.', 'backbone.res_layers.')
 
 
 def anchors_and_scales(
@@ -48,7 +49,9 @@ def anchors_and_scales(
             )
         scale = torch.tensor([1 / n for n in points for _ in range(n)])
         tensors[f'decoder.decoder.layers.{index}.cross_attn.num_points_scale'] = scale
-    strides = [COARSEST_STRIDE >> level for level in reversed(range(num_levels))]
+    last_stage = max(int(key.split('.')[2]) for key in weights if key.startswith(BACKBONE_STAGES))
+    # the encoder takes the last stages
+    strides = [STEM_STRIDE << last_stage - level for level in reversed(range(num_levels))]
     shapes = tuple(tuple(side // stride for side in form.input_hw) for stride in strides)
     anchors, valid = grid_anchors(shapes, torch.device('cpu'))
     tensors['decoder.anchors'], tensors['decoder.valid_mask'] = anchors.clone(), valid.clone()
