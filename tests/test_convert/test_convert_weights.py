@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
 from deim_mmdet.convert import (
@@ -16,11 +17,15 @@ from deim_mmdet.convert import (
     Family,
     convert_checkpoint_file,
     convert_state_dict,
+    export_checkpoint_file,
     load_weights_only,
+    new_output,
     published_weights,
 )
 from deim_mmdet.convert.family import under
 from tests.fixtures import fill
+
+from .published import published_checkpoint
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / 'tests' / 'fixtures'
@@ -162,7 +167,17 @@ def test_the_moving_average_comes_first():
         (torch.nn.Linear(1, 1), 'this is a Linear'),
         ({'state_dict': {}, 'meta': {}}, 'is an MMDetection checkpoint'),
         ({'neck.input_projs.0.conv.weight': torch.zeros(1)}, 'have our names already'),
-        ({'stem.stem1.conv.weight': torch.zeros(1)}, 'is a backbone alone'),
+        (
+            {'stem.stem1.conv.weight': torch.zeros(1), 'fc.weight': torch.zeros(1)},
+            'is a backbone alone. HGNetv2 loads it as it is.*Pretrained',
+        ),
+        (
+            {
+                'conv1.conv1_1.conv.weight': torch.zeros(1),
+                'res_layers.0.blocks.0.branch2a.conv.weight': torch.zeros(1),
+            },
+            'is a backbone alone. PResNet loads it as it is',
+        ),
         (
             {'backbone.a': torch.zeros(1), 'encoder.new': torch.zeros(1)},
             'No rule names 1 of 2 keys.*encoder.new',
@@ -287,6 +302,79 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ['a.pth']
 
 
+CONFIGS = ROOT / 'configs'
+DFINE_N = CONFIGS / 'dfine/dfine_hgnetv2-n_8xb16-160e_coco.py'
+
+
+def test_a_wrong_config_is_told_the_right_ones(tmp_path):
+    source = save(published_checkpoint('rtdetr_r18vd_6x'), tmp_path / 'a.pth')
+    with pytest.raises(
+        ValueError,
+        match=r'(?s)a.pth does not fit the model of this config.*RT-DETR, weights.*missing: '
+        r'.*Configs that fit: .*rtdetr_r18vd_8xb2-72e_coco.py',
+    ):
+        convert_checkpoint_file(source, tmp_path / 'b.pth', Config.fromfile(DFINE_N))
+    assert os.listdir(tmp_path) == ['a.pth']
+
+
+def test_the_config_may_have_other_classes(tmp_path):
+    source = save(published_checkpoint('dfine_hgnetv2_n'), tmp_path / 'a.pth')
+    cfg = Config.fromfile(DFINE_N)
+    cfg.model.bbox_head.num_classes = 3
+    report = convert_checkpoint_file(source, tmp_path / 'b.pth', cfg)
+    assert report.missing == report.unused == report.mismatched == []
+    assert report.configs is None  # the config is known
+
+
+def test_official_and_back_as_files(tmp_path):
+    source = save(published_checkpoint('rtdetr_r18vd_6x'), tmp_path / 'a.pth')
+    convert_checkpoint_file(source, tmp_path / 'b.pth')
+    assert export_checkpoint_file(tmp_path / 'b.pth', tmp_path / 'c.pth') == 'RT-DETR'
+    before = load_weights_only(source)['ema']['module']
+    after = load_weights_only(tmp_path / 'c.pth')['ema']['module']
+    assert set(after) == set(before)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    for name in ('b.pth', 'c.pth'):
+        with pytest.raises((FileExistsError, ValueError), match='exists|is the input itself'):
+            export_checkpoint_file(tmp_path / 'b.pth', tmp_path / name)
+
+
+@pytest.mark.parametrize('folder', [False, True])
+def test_new_output_is_complete_or_absent(tmp_path, folder):
+    def make(path, text):
+        if folder:
+            path.mkdir()
+            path /= 'weights'
+        path.write_text(text)
+
+    target = tmp_path / 'out'
+    with pytest.raises(RuntimeError, match='stopped'):
+        with new_output(target, folder=folder) as new:
+            make(new, 'half')
+            raise RuntimeError('stopped')
+    assert os.listdir(tmp_path) == []
+    for text in ('first', 'second'):
+        with new_output(target, overwrite=text == 'second', folder=folder) as new:
+            make(new, text)
+        assert (target / 'weights' if folder else target).read_text() == text
+    assert os.listdir(tmp_path) == ['out']
+    with pytest.raises(FileExistsError, match='out exists'):
+        with new_output(target, folder=folder):
+            pass
+    with pytest.raises(ValueError, match='is a folder' if folder else 'is a file'):
+        with new_output(target, overwrite=True, folder=not folder):
+            pass
+
+
+def test_a_folder_that_holds_other_things_is_not_replaced(tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'thesis.tex').touch()
+    with pytest.raises(ValueError, match=r'out holds other things too \(thesis.tex\)'):
+        with new_output(tmp_path / 'out', overwrite=True, folder=True) as new:
+            new.mkdir()
+    assert os.listdir(tmp_path / 'out') == ['thesis.tex'] and os.listdir(tmp_path) == ['out']
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ('touch evil_was_here',)
@@ -333,6 +421,8 @@ def test_broken_files_say_what_they_are(tmp_path):
         with pytest.raises(ValueError, match=message) as caught:
             load_weights_only(path)
         assert str(path) in str(caught.value), name
+        # PyTorch's own message advises to switch its safety off
+        assert 'weights_only' not in str(caught.value), name
     with pytest.raises(FileNotFoundError, match='no_such.pth is no file'):
         load_weights_only(tmp_path / 'no_such.pth')
 
@@ -352,5 +442,21 @@ def test_tool(tmp_path, monkeypatch, capsys):
     assert meta['dataset_meta']['classes'][79] == 'class 79'
     with pytest.raises(SystemExit, match='error: .*b.pth exists'):
         run_tool(monkeypatch, source, tmp_path / 'b.pth')
+    names.write_text('cat\ncat\n')
+    with pytest.raises(SystemExit, match=r"error: .*\['cat'\] more than once.*\['person', 'bicy"):
+        run_tool(monkeypatch, source, tmp_path / 'c.pth', '--classes', names)
     with pytest.raises(SystemExit, match='error: .*missing.pth is no file'):
         run_tool(monkeypatch, tmp_path / 'missing.pth', tmp_path / 'c.pth')
+
+
+def test_tool_writes_published_checkpoints(tmp_path, monkeypatch, capsys):
+    source = save(published_checkpoint('deim_hgnetv2_n'), tmp_path / 'a.pth')
+    run_tool(monkeypatch, source, tmp_path / 'b.pth')
+    out = capsys.readouterr().out
+    assert 'Configs that fit: ' in out and 'deim_dfine_hgnetv2-n_8xb16-160e_coco.py' in out
+    args = (tmp_path / 'b.pth', tmp_path / 'c.pth', '--to', 'official', '--config', DFINE_N)
+    run_tool(monkeypatch, *args)
+    assert 'names of D-FINE / DEIM-D-FINE' in capsys.readouterr().out
+    assert set(load_weights_only(tmp_path / 'c.pth')) == {'model', 'ema', 'last_epoch'}
+    with pytest.raises(SystemExit, match="error: .*no family 'YOLO'.*'RT-DETR'"):
+        run_tool(monkeypatch, *args[:3], 'official', '--family', 'YOLO', '--overwrite')
