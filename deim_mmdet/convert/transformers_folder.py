@@ -104,7 +104,7 @@ def write_transformers(
         classes=_classes_in(meta),
         model_type='rt_detr' if published in (RTDETR.name, RTDETR_TRANSFORMERS.name) else None,
     )
-    weights = _evaluated_layers(weights, theirs['decoder_layers'])
+    weights = evaluated_layers(weights, theirs['decoder_layers'])
     family = MODEL_TYPES[theirs['model_type']][0]
     form = PublishedForm(points_per_level=tuple(points_per_level(theirs)))
     published, _ = revert_state_dict(weights, 'transformers', family, form)
@@ -200,6 +200,25 @@ def names_in_files(weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     return named
 
 
+def evaluated_layers(weights: Mapping[str, Tensor], num_layers: int) -> Dict[str, Tensor]:
+    """Weights without the decoder layers that evaluation does not run.
+
+    Args:
+        weights (Mapping): Weights under our names.
+        num_layers (int): Decoder layers to keep.
+
+    Returns:
+        dict[str, Tensor]: The others are left out.
+    """
+    layer = re.compile(r'decoder\.(?:layers|\w+_branches)\.(\d+)\.')
+    matches = {name: layer.match(name) for name in weights}
+    return {
+        name: tensor
+        for name, tensor in weights.items()
+        if matches[name] is None or int(matches[name][1]) < num_layers
+    }
+
+
 def _weight_files(folder: Path) -> List[Path]:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
@@ -291,17 +310,6 @@ def _model_of_weights(model: Mapping[str, Any], weights: Mapping[str, Tensor]) -
     if 'denoising.label_embedding.weight' not in weights:
         model['denoising'] = None
     return model
-
-
-def _evaluated_layers(weights: Mapping[str, Tensor], num_layers: int) -> Dict[str, Tensor]:
-    """Weights without the decoder layers that evaluation does not run."""
-    layer = re.compile(r'decoder\.(?:layers|\w+_branches)\.(\d+)\.')
-    matches = {name: layer.match(name) for name in weights}
-    return {
-        name: tensor
-        for name, tensor in weights.items()
-        if matches[name] is None or int(matches[name][1]) < num_layers
-    }
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
