@@ -11,6 +11,7 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='coco/bbox_mAP'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
+    load_weights=dict(type='LoadWeightsHook'),
     check_classes=dict(type='CheckClassesHook'),
     unreadable_images=dict(type='UnreadableImagesHook'),
     non_finite_loss=dict(type='NonFiniteLossHook'),
