@@ -13,8 +13,9 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
-from ..convert import to_mmdet_checkpoint
+from ..convert import refuse_other_content
 from ..convert.class_rows import class_tensors, fit_class_rows
+from ..convert.on_load import convert_published
 from .checks import (
     CheckedAnnotations,
     Problem,
@@ -191,7 +192,7 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
     """Whether the checkpoint that ``load_from`` names fits the model of a configuration.
 
     Args:
-        cfg (Config): The configuration; LoadWeightsHook does what it does in a run.
+        cfg (Config): The configuration; its LoadWeightsHook is taken into account.
         classes (Sequence[str], optional): Classes of the training data. Defaults to None: not
             known.
 
@@ -201,9 +202,13 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
     path = cfg.get('load_from')
     if not path or '://' in path:
         return []
+    if osp.isdir(path):
+        remedy = 'Convert it by tools/convert_weights.py first, and name the new file.'
+        return [Problem('error', path, 'the checkpoint is a folder.', remedy)]
     if not osp.isfile(path):
         return [Problem('error', path, 'the checkpoint does not exist.', 'Correct load_from.')]
     try:
+        refuse_other_content(path)
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
         message = f'the checkpoint cannot be read ({error}).'
@@ -212,19 +217,18 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
     weights = own.state_dict()
     hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
     load = next((hook for hook in hooks if hook and hook['type'] == 'LoadWeightsHook'), None)
-    state, warnings = checkpoint.get('state_dict', checkpoint), []
-    if load is not None:
-        try:
-            checkpoint = to_mmdet_checkpoint(checkpoint)
-            state = checkpoint['state_dict']
-            if classes and class_tensors(state):
-                fitted = fit_class_rows(checkpoint, weights, classes, load.get('aliases'))
-                state = fitted.state
-                if fitted.hint:
-                    warnings = [Problem('warning', path, f'{fitted.message}.', fitted.hint)]
-        except ValueError as error:
-            message, _, remedy = str(error).rpartition('. ')
-            return [Problem('error', path, f'{message}.', remedy)]
+    state, warnings = dict(checkpoint.get('state_dict', checkpoint)), []
+    try:
+        convert_published(own, state)
+        if load is not None and classes and class_tensors(state):
+            loaded = dict(state_dict=state, meta=checkpoint.get('meta'))
+            fitted = fit_class_rows(loaded, weights, classes, load.get('aliases'))
+            state = fitted.state
+            if fitted.hint:
+                warnings = [Problem('warning', path, f'{fitted.message}.', fitted.hint)]
+    except ValueError as error:
+        message, _, remedy = str(error).rpartition('. ')
+        return [Problem('error', path, f'{message}.', remedy)]
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     common = [name for name in state if name in shapes]
     if not common:
@@ -246,7 +250,9 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
     )
     try:
         load_state_dict(own, state, strict=False, logger=logging.getLogger('unheard'))
-    except (RuntimeError, ValueError):
+    except ValueError as error:  # of our models, which know the configurations that fit
+        return [Problem('error', path, f'{message}.', str(error))]
+    except RuntimeError:
         remedy = 'Use the configuration that the checkpoint was trained with.'
         return [Problem('error', path, f'{message}.', remedy)]
     remedy = 'Expected when the number of classes changes; otherwise name another checkpoint.'
