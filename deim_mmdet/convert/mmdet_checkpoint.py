@@ -3,6 +3,7 @@
 
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from mmengine.logging import print_log
 from torch import Tensor
 
 from .class_rows import classes_of_rows, count_class_rows
@@ -16,7 +17,7 @@ UNUSED_ROW = '(none)'  # a row of the head that stands for no class
 def to_mmdet_checkpoint(
     checkpoint: Mapping[str, Any], classes: Optional[Sequence[str]] = None
 ) -> Mapping[str, Any]:
-    """An MMDetection checkpoint of whatever checkpoint is given.
+    """An MMDetection checkpoint of whatever checkpoint is given; a log line says what was done.
 
     Args:
         checkpoint (Mapping): A published checkpoint of a known family, an MMDetection checkpoint,
@@ -34,7 +35,9 @@ def to_mmdet_checkpoint(
         if 'state_dict' in checkpoint:
             return checkpoint
         return dict(meta={}, state_dict=checkpoint)
-    return converted_checkpoint(checkpoint, classes)[0]
+    converted, report = converted_checkpoint(checkpoint, classes)
+    print_log(report.summary, logger='current')
+    return converted
 
 
 def converted_checkpoint(

@@ -49,6 +49,14 @@ class ConversionReport:
         """Nothing is missing, unused or of another shape, as far as that was compared."""
         return not (self.missing or self.unused or self.mismatched)
 
+    @property
+    def summary(self) -> str:
+        """One line for a log."""
+        return (
+            f'Published weights of {self.family} ({self.source}): {len(self.mapped)} tensors '
+            f'converted, {len(self.dropped)} not needed.'
+        )
+
     def take_comparison(self, other: 'ConversionReport') -> None:
         """Take over what another report found when it compared the weights with a model."""
         self.missing, self.unused, self.mismatched = other.missing, other.unused, other.mismatched
