@@ -11,6 +11,14 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 import torch
 from mmengine.config import Config
 
+from deim_mmdet.compat.broken_files import (
+    ZIP,
+    damaged,
+    file_head,
+    refuse_other_content,
+    refuse_truncated,
+)
+
 from .configs import describe_configs, model_differences, model_state
 from .family import PublishedForm
 from .mmdet_checkpoint import converted_checkpoint, to_official_checkpoint
@@ -155,53 +163,21 @@ def load_weights_only(path: PathLike) -> Any:
     except pickle.UnpicklingError as error:
         names = _unsafe_globals(path, str(error))
         if not names:  # PyTorch's message advises to switch safety off
-            raise _damaged(path, _reason(str(error))) from None
+            raise damaged(path, _reason(str(error))) from None
         raise ValueError(
             f'{path} asks for {", ".join(names)}, which can run code while it is loaded, and was '
             'not loaded. If you trust where it comes from, load it yourself and save its weights '
             "alone: torch.save({'model': weights}, 'weights.pth')."
         ) from None
     except Exception as error:  # whatever bytes in the wrong place lead to
-        raise _damaged(path, error) from error
-
-
-def refuse_other_content(path: PathLike) -> None:
-    """Say so when a file is not what its name says, but what a failed download left.
-
-    Args:
-        path (str | PathLike): A file.
-
-    Raises:
-        ValueError: It is empty, a git-lfs pointer or a web page.
-    """
-    head = _head(path)
-    start = head.lstrip().lower()
-    if not head:
-        raise ValueError(f'{path} is empty: download it again.')
-    if head.startswith(b'version https://git-lfs'):
-        raise ValueError(
-            f'{path} is a git-lfs pointer, not the file it stands for: run `git lfs pull`, or '
-            'download the file itself.'
-        )
-    if start.startswith((b'<!doctype', b'<html', b'<?xml', b'<head')):
-        raise ValueError(
-            f'{path} is a web page, not a checkpoint: the download led to a page (a login, a '
-            'virus-scan warning, an error). Download it in a browser and check its size.'
-        )
+        raise damaged(path, error) from error
 
 
 def _refuse_other_format(path: Path) -> None:
-    head = _head(path)
-    if head.startswith(b'PK\x03\x04'):
-        if not zipfile.is_zipfile(path):  # the directory is at the end of the file
-            raise _damaged(path, 'it has no end')
-    elif not head.startswith(b'\x80'):  # neither of PyTorch's two formats
+    refuse_truncated(path)
+    head = file_head(path)
+    if not head.startswith((ZIP, b'\x80')):  # PyTorch's two formats
         raise ValueError(f'{path} is no PyTorch checkpoint: it starts with {head[:16]!r}.')
-
-
-def _head(path: PathLike) -> bytes:
-    with open(path, 'rb') as file:
-        return file.read(512)
 
 
 def _unsafe_globals(path: Path, message: str) -> List[str]:
@@ -215,13 +191,6 @@ def _unsafe_globals(path: Path, message: str) -> List[str]:
 def _reason(message: str) -> str:
     found = re.search(r'WeightsUnpickler error: *([^\n]+)', message)
     return found[1] if found else 'its pickle data cannot be read'
-
-
-def _damaged(path: Path, reason: Union[str, Exception]) -> ValueError:
-    return ValueError(
-        f'{path} ({path.stat().st_size} bytes) is damaged or truncated: download it again. '
-        f'({reason or "end of file"})'
-    )
 
 
 @contextmanager
