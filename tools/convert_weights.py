@@ -44,7 +44,12 @@ def parse_args(args=None):
         '--family', help='official: name of the family, where several have names for the weights'
     )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing output')
-    return parser.parse_args(args)
+    args = parser.parse_args(args)
+    if args.classes and args.to != 'mmdet':
+        parser.error('--classes goes with --to mmdet: a checkpoint of ours names its classes')
+    if args.family and args.to != 'official':
+        parser.error('--family goes with --to official')
+    return args
 
 
 def main(args=None):

@@ -460,3 +460,6 @@ def test_tool_writes_published_checkpoints(tmp_path, monkeypatch, capsys):
     assert set(load_weights_only(tmp_path / 'c.pth')) == {'model', 'ema', 'last_epoch'}
     with pytest.raises(SystemExit, match="error: .*no family 'YOLO'.*'RT-DETR'"):
         run_tool(monkeypatch, *args[:3], 'official', '--family', 'YOLO', '--overwrite')
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, *args[:2], '--family', 'RT-DETR')
+    assert '--family goes with --to official' in capsys.readouterr().err
