@@ -81,8 +81,8 @@ def write_transformers(
     Args:
         checkpoint (Mapping): MMDetection checkpoint, or its weights.
         folder (Path): New folder.
-        config (Config, optional): Config of the model. Defaults to None: the one in the
-            checkpoint, which training puts there.
+        config (Config, optional): Config of the model. Defaults to None, which is refused: weights
+            do not show activations, and the config in a checkpoint is code, which is not run.
 
     Returns:
         str: Name of the family whose names were given.
@@ -95,7 +95,11 @@ def write_transformers(
     save_file = _safetensors().save_file
     meta = checkpoint.get('meta') or {}
     weights = checkpoint.get('state_dict', checkpoint)
-    config = config or _config_in(meta, weights)
+    if config is None:
+        raise ValueError(
+            'transformers needs the config of the model, which weights alone do not show: give it '
+            f'(--config). {describe_configs(weights)}'
+        )
     _refuse_other_weights(weights, config)
     model = _model_of_weights(config.model, weights)
     published = meta.get('published_family')
@@ -278,15 +282,6 @@ def _classes_in(meta: Mapping[str, Any]) -> Optional[List[str]]:
     if names is None:
         return None
     return [f'LABEL_{i}' if name == UNUSED_ROW else name for i, name in enumerate(names)]
-
-
-def _config_in(meta: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Config:
-    if not meta.get('cfg'):
-        raise ValueError(
-            'The checkpoint does not hold the config of its model, which transformers needs: give '
-            f'it (--config). {describe_configs(weights)}'
-        )
-    return Config.fromstring(meta['cfg'], '.py')
 
 
 def _refuse_other_weights(weights: Mapping[str, Tensor], config: Config) -> None:
