@@ -50,9 +50,10 @@ def set_epochs(cfg: Config, epochs: int) -> Config:
         for name in ('stages', 'mixup'):
             if hook['type'] == 'DenseO2OHook' and hook.get(name):
                 hook[name] = tuple(at(epoch) for epoch in hook[name])
-        for kind, name in (('TwoStageEndHook', 'begin'), ('PipelineSwitchHook', 'switch_epoch')):
-            if hook['type'] == kind:
-                hook[name] = at(hook[name])
+        if hook['type'] == 'TwoStageEndHook' and hook['begin']:
+            hook['begin'] = max(1, at(hook['begin']))  # a first stage, to go back to
+        if hook['type'] == 'PipelineSwitchHook':
+            hook['switch_epoch'] = at(hook['switch_epoch'])
     for name in EPOCHS:
         if isinstance(cfg.get(name), int):
             cfg[name] = at(cfg[name])

@@ -72,6 +72,7 @@ def test_short_runs_keep_their_order(epochs):
     e0, e1, e2 = new.default_hooks.dense_o2o.stages
     assert 0 <= e0 <= e1 <= e2 < epochs
     assert 1 <= new.param_scheduler.no_aug <= epochs
+    assert new.default_hooks.two_stage_end.begin == max(1, e2)
 
 
 def test_what_cannot_be_scaled_is_refused():

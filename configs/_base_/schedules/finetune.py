@@ -29,7 +29,6 @@ optim_wrapper = dict(
             dict(pattern=r'cls_branch|label_embedding|fc_cls'),
             # what was loaded needs less
             dict(pattern=r'^backbone\.', lr_mult=0.02),
-            dict(pattern=r'^neck\.', lr_mult=0.1),
             dict(lr_mult=0.1),
         ],
     ),
