@@ -121,6 +121,8 @@ def write_transformers(
         metadata={'format': 'pt'},
     )
     _write_json(folder / 'config.json', theirs)
+    # safetensors makes private files; weights are as readable as any other new file
+    shutil.copymode(folder / 'config.json', folder / 'model.safetensors')
     _write_json(folder / 'preprocessor_config.json', preprocessor_config(config))
     if 'auto_map' in theirs:
         shutil.copyfile(Path(__file__).with_name(OWN_CODE), folder / OWN_CODE)

@@ -38,6 +38,7 @@ def folder(dfine, tmp_path):
 def test_files_of_a_folder(dfine, folder):
     names = sorted(path.name for path in folder.iterdir())
     assert names == ['config.json', 'model.safetensors', 'preprocessor_config.json']
+    assert len({(folder / name).stat().st_mode for name in names}) == 1
     config = json.loads((folder / 'config.json').read_text())
     assert config['model_type'] == 'd_fine'
     assert config['architectures'] == ['DFineForObjectDetection']
