@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
+from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
@@ -26,6 +27,7 @@ from .checks import (
     check_num_classes,
     read_annotations,
 )
+from .coco import CheckedCocoDataset
 
 MODES = ('train', 'val', 'test')
 SHOWN = 5  # unreadable images that are named
@@ -144,6 +146,17 @@ def check_config(cfg: Config) -> Tuple[List[CheckedFiles], List[Problem]]:
     checked, problems = [], []
     for mode in MODES:
         for dataset in find_datasets((cfg.get(f'{mode}_dataloader') or {}).get('dataset')):
+            if not _reads_coco_files(dataset):
+                problems.append(
+                    Problem(
+                        'warning',
+                        f'{mode}_dataloader',
+                        f'data sets of type {dataset["type"]} are not checked, only COCO-format '
+                        'files are.',
+                        'Training reports what it cannot read.',
+                    )
+                )
+                continue
             files = _check_dataset(dataset, mode)
             if files is None:
                 root = dataset.get('data_root', 'data/digits')
@@ -366,9 +379,19 @@ def _image_loaders(dataset: dict) -> List[dict]:
     return [step for step in steps if step['type'] == 'LoadReadableImage']
 
 
+def _reads_coco_files(dataset: dict) -> bool:
+    """Whether a data set takes paths and categories as they stand in a COCO-format file."""
+    cls = _dataset_class(dataset)
+    return isinstance(cls, type) and (cls is CocoDataset or issubclass(cls, CheckedCocoDataset))
+
+
+def _dataset_class(dataset: dict) -> Optional[type]:
+    return DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+
+
 def _check_dataset(dataset: dict, mode: str) -> Optional[CheckedFiles]:
     """None for digits that are not built yet."""
-    cls = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+    cls = _dataset_class(dataset)
     metainfo: Dict = {**(getattr(cls, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
     # The class itself joins the paths; nothing is read with lazy_init.
     known = {key: value for key, value in dataset.items() if key not in ('type', 'pipeline')}
