@@ -1,5 +1,5 @@
-# Fine-tuning of trained weights on own classes, from a few hundred images on. Everything that counts
-# in iterations is a share of the run: warm-up, window of the average.
+# Fine-tuning of trained weights on own classes, from a few hundred images on. Everything that
+# counts in iterations is a share of the run: warm-up, window of the average.
 _base_ = '../default_runtime.py'
 
 # epochs, counted from 0; tools/train_custom.py --epochs changes all of them together
