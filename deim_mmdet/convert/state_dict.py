@@ -193,11 +193,7 @@ def published_weights(checkpoint: Mapping[str, Any]) -> Tuple[Mapping[str, Tenso
     Raises:
         ValueError: No weights are found, or the checkpoint is an MMDetection checkpoint.
     """
-    if not isinstance(checkpoint, Mapping):
-        raise ValueError(
-            f'A checkpoint is a dict of tensors, this is a {type(checkpoint).__name__}: save '
-            "the model's `state_dict()`, not the model."
-        )
+    refuse_other_objects(checkpoint)
     if 'state_dict' in checkpoint:
         raise ValueError(
             'This is an MMDetection checkpoint (it has a `state_dict`): it needs no conversion.'
@@ -219,6 +215,19 @@ def published_weights(checkpoint: Mapping[str, Any]) -> Tuple[Mapping[str, Tenso
     if all(key.startswith('module.') for key in weights):  # saved from a distributed wrapper
         weights = {key[len('module.') :]: value for key, value in weights.items()}
     return weights, source
+
+
+def refuse_other_objects(checkpoint: Any) -> None:
+    """Refuse what a file holds when it is no dict.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(
+            f'A checkpoint is a dict of tensors, this is a {type(checkpoint).__name__}: save '
+            "the model's `state_dict()`, not the model."
+        )
 
 
 def _family_of(weights: Mapping[str, Tensor]) -> Family:

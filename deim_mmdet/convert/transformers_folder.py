@@ -13,11 +13,12 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from mmengine.config import Config
 from torch import Tensor
 
-from . import checkpoint_file
-from .class_rows import count_class_rows
+from deim_mmdet.compat.broken_files import refuse_other_content
+
+from .class_rows import NO_CLASS, count_class_rows
 from .configs import describe_configs, model_differences, model_state
 from .family import PublishedForm
-from .mmdet_checkpoint import UNUSED_ROW
+from .pytorch_file import load_weights_only
 from .rtdetr import RTDETR
 from .state_dict import revert_state_dict
 from .transformers_config import (
@@ -148,7 +149,7 @@ def read_config(folder: Path) -> Dict[str, Any]:
             f'{folder} has no config.json: give a folder that `save_pretrained` wrote, or one '
             'downloaded from the hub.'
         )
-    checkpoint_file.refuse_other_content(path)
+    refuse_other_content(path)
     try:
         config = json.loads(path.read_text(encoding='utf-8'))
         model_type = config.get('model_type')
@@ -231,7 +232,7 @@ def _weight_files(folder: Path) -> List[Path]:
             return [folder / name]
         index = folder / f'{name}.index.json'
         if index.is_file():
-            checkpoint_file.refuse_other_content(index)
+            refuse_other_content(index)
             try:
                 shards = sorted(set(json.loads(index.read_text())['weight_map'].values()))
             except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -246,10 +247,10 @@ def _weight_files(folder: Path) -> List[Path]:
 
 def _load(path: Path) -> Dict[str, Tensor]:
     if path.suffix != '.safetensors':
-        return checkpoint_file.load_weights_only(path)
+        return load_weights_only(path)
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing: download it too.')
-    checkpoint_file.refuse_other_content(path)
+    refuse_other_content(path)
     load_file = _safetensors().load_file
     try:
         return load_file(path)
@@ -283,7 +284,7 @@ def _classes_in(meta: Mapping[str, Any]) -> Optional[List[str]]:
     names = (meta.get('dataset_meta') or {}).get('classes')
     if names is None:
         return None
-    return [f'LABEL_{i}' if name == UNUSED_ROW else name for i, name in enumerate(names)]
+    return [f'LABEL_{i}' if name == NO_CLASS else name for i, name in enumerate(names)]
 
 
 def _refuse_other_weights(weights: Mapping[str, Tensor], config: Config) -> None:

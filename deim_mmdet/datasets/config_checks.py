@@ -14,7 +14,6 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
-from ..convert import refuse_other_content
 from ..convert.class_rows import class_tensors, fit_class_rows
 from ..convert.on_load import convert_published
 from .checks import (
@@ -221,7 +220,6 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
     if not osp.isfile(path):
         return [Problem('error', path, 'the checkpoint does not exist.', 'Correct load_from.')]
     try:
-        refuse_other_content(path)
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
         message = f'the checkpoint cannot be read ({error}).'
