@@ -169,6 +169,11 @@ def test_train_resume_and_fine_tune(start, tmp_path, capsys, monkeypatch):
     assert cfg.resume and cfg.load_from is None
     assert cfg.train_cfg.max_epochs == 1 and cfg.optim_wrapper.optimizer.lr == 2e-3
 
+    # mmengine would begin anew, and without --load-from
+    (start.work / 'last_checkpoint').rename(tmp_path / 'last_checkpoint')
+    with pytest.raises(FileExistsError, match=r'holds an earlier run \(.*--work-dir\.$'):
+        start.configure(*TINY, '--resume', '--load-from', str(checkpoint))
+
     work = tmp_path / 'tuned'
     options = ('--classes', '3', '1', '--load-from', str(checkpoint), '--work-dir', str(work))
     options += ('--epochs', '1', '--resume')  # nothing to resume yet: loads
