@@ -16,6 +16,7 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
 from ..convert.class_rows import class_tensors, fit_class_rows
 from ..convert.on_load import convert_published
+from ..convert.state_dict import refuse_other_objects
 from .checks import (
     CheckedAnnotations,
     Problem,
@@ -221,6 +222,7 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
         return [Problem('error', path, 'the checkpoint does not exist.', 'Correct load_from.')]
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        refuse_other_objects(checkpoint)
     except Exception as error:  # whatever a file that is no checkpoint makes the unpickler raise
         message = f'the checkpoint cannot be read ({error}).'
         return [Problem('error', path, message, 'Name another file in load_from.')]

@@ -134,6 +134,8 @@ def test_checkpoints_are_looked_into_before_training(start, tmp_path, capsys, mo
     path.mkdir()
     assert 'is a folder' in say() and 'convert_weights.py' in say()
     path.rmdir()
+    torch.save([torch.zeros(1)], path)
+    assert 'this is a list' in say()
     write_weights(path, ATTO)
     assert 'tensors have another shape' in say()  # the model is N
     write_weights(path, ATTO, ('a', 'b'))
