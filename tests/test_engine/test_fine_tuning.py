@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from deim_mmdet.convert import PublishedForm, revert_state_dict
-from deim_mmdet.datasets.config_checks import use_coco_files
+from deim_mmdet.datasets.config_checks import find_datasets, use_coco_files
 from deim_mmdet.datasets.digits_in_scenes import CLASSES, DigitsOptions, make_digits
 from deim_mmdet.engine.recipe import set_epochs, use_recipe
 
@@ -112,35 +112,47 @@ def test_logits_of_a_class_are_those_of_its_name(scenes, tmp_path, names, publis
 
 
 @pytest.mark.slow
-def test_fine_tuning_begins_at_the_old_ap_and_gets_better(tmp_path):
-    """Four minutes on one core: train on digits, fine-tune on fresh scenes of six of them."""
-    side = 128
-    shape = dict(image_hw=(side, side), digit_size=(20, 48), objects=(2, 5))
+def test_fine_tuning_begins_at_the_old_ap_and_keeps_it(tmp_path):
+    """Six of the digits of the demo's model on fresh scenes; docs/finetuning.md has more of it."""
+    shape = dict(image_hw=(192, 192), digit_size=(20, 72), seed=7)
     scenes = make_digits(
-        tmp_path / 'digits', DigitsOptions(num_train=480, num_val=80, **shape), False
+        tmp_path / 'fresh', DigitsOptions(num_train=200, num_val=100, **shape), False
     )
-    fresh = make_digits(
-        tmp_path / 'fresh', DigitsOptions(num_train=160, num_val=80, seed=1, **shape), False
-    )
+    checkpoint = torch.load(demo_checkpoint(tmp_path), weights_only=False)
+    checkpoint['meta']['dataset_meta'] = dict(classes=WORDS)
+    path = tmp_path / 'digits.pth'
+    torch.save(dict(meta=checkpoint['meta'], state_dict=checkpoint['state_dict']), path)
+
     names = dict(enumerate(WORDS))
-    train(build_config(scenes, names, side, tmp_path / 'old'))
-    (best,) = (tmp_path / 'old').glob('best_*.pth')
-
-    _, found = evaluate(build_config(fresh, names, side, tmp_path / 'before', 1, best))
+    _, found = evaluate(build_config(scenes, names, 192, tmp_path / 'before', 1, path))
     old = class_precisions(found, [WORDS[digit] for digit in MINE])
-    _, found = evaluate(build_config(fresh, MINE, side, tmp_path / 'step_0', 1, best, ALIASES))
+    _, found = evaluate(build_config(scenes, MINE, 192, tmp_path / 'step_0', 1, path, ALIASES))
     at_step_0 = class_precisions(found, MINE.values())
-    print(f'AP of the six classes: old {sum(old) / 6:.3f}, at step 0 {sum(at_step_0) / 6:.3f}')
-    assert at_step_0 == pytest.approx(old, abs=0.02)  # without the other four a few queries differ
-    assert sum(at_step_0) == pytest.approx(sum(old), abs=0.03)
+    print(f'AP of the six classes: old {old}, at step 0 {at_step_0}')
+    # without the other four classes a few queries differ
+    assert at_step_0 == pytest.approx(old, abs=0.02)
+    assert sum(at_step_0) / 6 == pytest.approx(sum(old) / 6, abs=0.005)
 
-    tuned = train(build_config(fresh, MINE, side, tmp_path / 'tuned', 6, best, ALIASES))
-    cfg = build_config(fresh, MINE, side, tmp_path / 'scratch')
-    scratch = train(set_epochs(cfg, 6))
-    print(f'AP by epoch: fine-tuned {tuned}, from scratch {scratch}')
-    assert max(tuned) >= sum(at_step_0) / 6
-    assert min(tuned) > 0.8 * max(tuned)  # no epoch ruins it
-    assert max(scratch) < 0.5 * max(tuned)
+    tuned = train(build_config(scenes, MINE, 192, tmp_path / 'tuned', 4, path, ALIASES))
+    print(f'AP after each epoch: {tuned}')
+    assert min(tuned) > 0.9 * sum(old) / 6
+    assert tuned[-1] > 0.97 * sum(old) / 6
+
+
+def demo_checkpoint(tmp_path):
+    """What `make demo` left, or the same again, which takes ten minutes."""
+    left = CONFIGS.parent / 'work_dirs/demo/checkpoint.pth'
+    if left.is_file():
+        return left
+    cfg = Config.fromfile(ATTO)
+    for mode in ('train', 'val'):
+        for dataset in find_datasets(cfg[f'{mode}_dataloader'].dataset):
+            dataset.data_root = str(tmp_path / 'digits')
+    cfg.val_evaluator.ann_file = str(tmp_path / 'digits/annotations/val.json')
+    cfg.work_dir = str(tmp_path / 'demo')
+    train(cfg)
+    (best,) = (tmp_path / 'demo').glob('best_coco*.pth')
+    return best
 
 
 def evaluate(cfg):
