@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from mmdet.registry import MODELS
+from mmdet.registry import HOOKS, MODELS
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 
 from deim_mmdet.models.layers.conv import switch_to_deploy
@@ -72,6 +73,12 @@ PUBLISHED = {
         (16,  1e-4,   1e-5,    1e-4,    72,  (0, 0, 71),   3,    2000, None),
     'rtdetrv2_r101vd_8xb2-72e_coco':
         (16,  1e-4,   1e-6,    1e-4,    72,  (0, 0, 71),   3,    2000, None),
+    'rtdetr_r18vd_8xb2-72e_coco':
+        (16,  1e-4,   1e-5,    1e-4,    72,  (0, 0, 72),   3,    2000, None),
+    'rtdetr_r50vd_8xb2-72e_coco':
+        (16,  1e-4,   1e-5,    1e-4,    72,  (0, 0, 72),   3,    2000, None),
+    'rtdetr_r101vd_8xb2-72e_coco':
+        (16,  1e-4,   1e-6,    1e-4,    72,  (0, 0, 72),   3,    2000, None),
 }
 # fmt: on
 
@@ -134,6 +141,18 @@ def test_published_training_settings(name):
     assert ('BatchMixUp' in augments) == name.startswith('deim')
     assert cfg.default_hooks.ema.warmup == warmup
     assert cfg.default_hooks.get('two_stage_end', {}).get('restart_decay') == restart
+
+
+def test_a_hook_of_the_base_can_be_switched_off(tmp_path):
+    child = tmp_path / 'child.py'
+    base = ROOT / 'configs/deim/deim_dfine_hgnetv2-n_digits.py'
+    child.write_text(
+        f"_base_ = '{base}'\n"
+        "default_hooks = dict(two_stage_end=dict(_delete_=True, type='NoHook'))\n"
+    )
+    hooks = Config.fromfile(child).default_hooks
+    assert isinstance(HOOKS.build(hooks.two_stage_end), Hook)
+    assert hooks.ema.type == 'WarmupEMAHook'
 
 
 @pytest.mark.parametrize('path', OURS)

@@ -3,7 +3,8 @@
 custom_imports = dict(imports=['deim_mmdet'], allow_failed_imports=False)
 default_scope = 'mmdet'
 
-# mmengine registers every entry; named entries, unlike a list, can be changed one by one
+# mmengine registers every entry; named entries, unlike a list, can be changed one by one, and
+# switched off: two_stage_end=dict(_delete_=True, type='NoHook')
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),

@@ -6,7 +6,7 @@ from typing import Any, Dict, Sequence
 import torch.nn as nn
 from mmengine.logging import print_log
 
-from .class_rows import CLASS_TENSOR
+from .class_rows import CLASS_TENSOR, class_tensors, count_class_rows
 from .configs import describe_configs, model_differences
 from .state_dict import COUNTER, convert_state_dict, is_published
 
@@ -42,10 +42,10 @@ def convert_published(module: nn.Module, state_dict: Dict[str, Any]) -> None:
 
 
 def refuse_other_models(module: nn.Module, state_dict: Dict[str, Any], prefix: str) -> None:
-    """Stop when a checkpoint belongs to a model of another size.
+    """Stop when a checkpoint belongs to a model of another size, or has other classes.
 
-    Tensors whose shape depends on the number of classes may differ: they are left at their initial
-    values, as for every mmdet detector.
+    For training ``LoadWeightsHook`` has fitted the class rows by then. Everywhere else a class
+    layer that keeps its initial values predicts at random, which mmengine would only log.
 
     Args:
         module (nn.Module): The model.
@@ -53,8 +53,8 @@ def refuse_other_models(module: nn.Module, state_dict: Dict[str, Any], prefix: s
         prefix (str): What the names begin with.
 
     Raises:
-        ValueError: If any other tensor has another shape, or if weights of a whole detector have
-            another backbone. The message names the configs that fit.
+        ValueError: If any tensor has another shape, or if weights of a whole detector have another
+            backbone. The message names the configs that fit, or both numbers of classes.
     """
     own = module.state_dict()
     weights = {key[len(prefix) :]: value for key, value in state_dict.items()}
@@ -74,6 +74,18 @@ def refuse_other_models(module: nn.Module, state_dict: Dict[str, Any], prefix: s
             f'the checkpoint is of another model size: {len(different)} of {len(own)} tensors '
             f'differ, first {different[0]}. {describe_configs(weights)} Use the config that the '
             'checkpoint was trained with, or leave out load_from / the checkpoint.'
+        )
+    other_classes = [
+        name
+        for name in class_tensors(weights)
+        if name in own and weights[name].shape != own[name].shape
+    ]
+    if other_classes:
+        raise ValueError(
+            f'the checkpoint has {count_class_rows(weights)} classes, the model '
+            f'{count_class_rows(own)}: set num_classes to that of the checkpoint. To train on '
+            "other classes, default_hooks=dict(load_weights=dict(type='LoadWeightsHook')) fits the "
+            f'class layers by name. First tensor that differs: {other_classes[0]}.'
         )
 
 

@@ -7,6 +7,7 @@ from .dense_o2o_hook import DenseO2OHook
 from .flat_cosine_lr import FlatCosineLR
 from .linear_warmup_lr import LinearWarmupLR
 from .load_weights_hook import LoadWeightsHook
+from .no_hook import NoHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .progress_hook import RichProgressHook
 from .rule_optim_wrapper_constructor import RuleOptimWrapperConstructor
@@ -23,6 +24,7 @@ __all__ = [
     'FlatCosineLR',
     'LinearWarmupLR',
     'LoadWeightsHook',
+    'NoHook',
     'NonFiniteLossHook',
     'RichProgressHook',
     'RuleOptimWrapperConstructor',

@@ -90,19 +90,16 @@ def test_runner(published_file, tmp_path, hooks):
 def test_our_weights_are_left_alone(model, published_file):
     ours = to_mmdet_checkpoint(torch.load(published_file, weights_only=True))['state_dict']
     ours['added'] = torch.zeros(1)
-    ours['decoder.cls_branches.0.bias'] = torch.zeros(3)  # other classes
-    before = model.decoder.cls_branches[0].bias.clone()
     load_state_dict(model, ours)
     assert is_loaded(model)
-    assert torch.equal(model.decoder.cls_branches[0].bias, before)
 
 
-def test_published_weights_of_other_classes(published_file, tmp_path):
+def test_published_weights_of_other_classes(published_file):
     cfg = config(DFINE_N)
     cfg.model.bbox_head.num_classes = 3
     model = MODELS.build(cfg.model)
-    load_checkpoint(model, str(published_file))
-    assert is_loaded(model)
+    with pytest.raises(ValueError, match='has 80 classes, the model 3: .*LoadWeightsHook'):
+        load_checkpoint(model, str(published_file))
 
 
 def test_without_denoising_its_weights_are_not_used(published_file):
