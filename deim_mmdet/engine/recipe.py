@@ -41,7 +41,12 @@ def set_epochs(cfg: Config, epochs: int) -> Config:
     def at(epoch: int) -> int:
         return scale_epoch(epoch, old, epochs)
 
+    def first(epoch: int) -> int:
+        return at(epoch - 1) + 1  # counted from 1
+
     cfg.train_cfg.max_epochs = epochs
+    if cfg.train_cfg.get('val_begin'):
+        cfg.train_cfg.val_begin = first(cfg.train_cfg.val_begin)
     if cfg.train_cfg.get('dynamic_intervals'):
         cfg.train_cfg.dynamic_intervals = [
             (at(begin), interval) for begin, interval in cfg.train_cfg.dynamic_intervals
@@ -59,6 +64,8 @@ def set_epochs(cfg: Config, epochs: int) -> Config:
                 hook[name] = tuple(at(epoch) for epoch in hook[name])
         if hook['type'] == 'TwoStageEndHook' and hook['begin']:
             hook['begin'] = max(1, at(hook['begin']))  # a first stage, to go back to
+        if hook['type'] == 'EMAHook' and hook.get('begin_epoch'):
+            hook['begin_epoch'] = first(hook['begin_epoch'])
         if hook['type'] == 'PipelineSwitchHook':
             hook['switch_epoch'] = at(hook['switch_epoch'])
         if hook['type'] == 'YOLOXModeSwitchHook':
@@ -143,11 +150,17 @@ def _hooks(cfg: Config) -> Iterator[dict]:
 
 
 def _scale_scheduler(scheduler: dict, at: Callable[[int], int], old: int, new: int) -> None:
+    begin, end, period = scheduler.get('begin', 0), scheduler.get('end'), scheduler.get('T_max')
     for name in ('begin', 'end', 'flat_until'):
         if isinstance(scheduler.get(name), int):
             scheduler[name] = at(scheduler[name])
     if scheduler.get('milestones'):
         scheduler['milestones'] = [at(epoch) for epoch in scheduler['milestones']]
-    for name in ('no_aug', 'T_max'):  # lengths
-        if isinstance(scheduler.get(name), int):
-            scheduler[name] = new - at(old - scheduler[name])
+    if isinstance(scheduler.get('no_aug'), int):  # length
+        scheduler['no_aug'] = new - at(old - scheduler['no_aug'])
+    if period is not None and end is not None and period == end - begin:
+        scheduler['T_max'] = scheduler['end'] - scheduler.get('begin', 0)
+    elif period is not None and period == end:  # YOLOX, which begins behind a warm-up
+        scheduler['T_max'] = scheduler['end']
+    elif isinstance(period, int):
+        scheduler['T_max'] = max(1, round(period * new / old))

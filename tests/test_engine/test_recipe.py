@@ -86,6 +86,53 @@ def test_yolox_of_mmdet():
     assert find_hook(cfg, 'EMAHook') and find_hook(cfg, 'YOLOXModeSwitchHook').num_last_epochs == 15
 
 
+PERIODS = [  # begin, end and T_max of 300 epochs, those of a new number of epochs
+    ((0, 300, 300), 4, (0, 4, 4)),
+    ((150, 300, 150), 7, (4, 7, 3)),
+    ((20, 285, 265), 30, (2, 28, 26)),  # ends before the run
+    ((20, 285, 265), 4, (0, 3, 3)),
+    ((5, 285, 285), 4, (0, 3, 3)),  # YOLOX: its period begins with the run
+    ((5, 285, 285), 600, (10, 570, 570)),
+    ((0, 300, 50), 30, (0, 30, 5)),  # several periods
+    ((0, 300, 50), 1, (0, 1, 1)),
+    ((None, None, 300), 30, (None, None, 30)),  # no bounds
+    ((0, 285, None), 30, (0, 28, None)),  # T_max is end - begin
+]
+
+
+@pytest.mark.parametrize(('before', 'epochs', 'after'), PERIODS)
+def test_a_cosine_keeps_its_part_of_the_period(before, epochs, after):
+    names = ('begin', 'end', 'T_max')
+    given, expected = (
+        {name: value for name, value in zip(names, values) if value is not None}
+        for values in (before, after)
+    )
+    cosine = dict(type='CosineAnnealingLR', **given)
+    cfg = Config(dict(train_cfg=dict(max_epochs=300), param_scheduler=[cosine]))
+    new = set_epochs(cfg, epochs).param_scheduler[0]
+    assert new == dict(type='CosineAnnealingLR', **expected)
+
+
+BEGINS = [  # what begins with an epoch, counted from 1, of 80; new number of epochs, new epoch
+    (1, 160, 1),  # all the time
+    (1, 1, 1),
+    (71, 8, 8),
+    (75, 3, 3),  # before the end
+    (41, 40, 21),
+    (81, 40, 41),  # never
+]
+
+
+@pytest.mark.parametrize(('epoch', 'epochs', 'expected'), BEGINS)
+def test_validation_and_average_begin_with_their_share_of_the_run(epoch, epochs, expected):
+    average = dict(type='EMAHook', begin_epoch=epoch)
+    cfg = Config(dict(train_cfg=dict(max_epochs=80, val_begin=epoch), custom_hooks=[average]))
+    new = set_epochs(cfg, epochs)
+    assert new.train_cfg.val_begin == new.custom_hooks[0].begin_epoch == expected
+    cfg.custom_hooks[0].begin_epoch = 0  # counts no epochs
+    assert set_epochs(cfg, epochs).custom_hooks[0].begin_epoch == 0
+
+
 @pytest.mark.parametrize('epochs', [1, 2, 3, 7])
 def test_short_runs_keep_their_order(epochs):
     new = set_epochs(Config.fromfile(COCO), epochs)
