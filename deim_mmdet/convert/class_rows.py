@@ -123,8 +123,9 @@ def fit_class_rows(
             alias is in neither list.
     """
     state = checkpoint['state_dict']
-    number = count_class_rows(state)
-    known = known_classes(checkpoint)
+    background = has_background_row(own, len(wanted))
+    number = count_class_rows(state) - background
+    known = known_classes(checkpoint, background)
     if known is None and number == len(wanted):
         message = f'class rows: the checkpoint does not name its {number} classes, kept in order'
         return FittedWeights(state, message, 'Make sure that the data set has the same order.')
@@ -232,17 +233,38 @@ def map_class_rows(
 
 
 def class_tensors(state: Iterable[str]) -> List[str]:
-    """Names of the tensors that have a row per class."""
-    return [key for key in state if CLASS_TENSOR.search(key)]
+    """Names of the tensors that have a row per class; none where no class has a score.
+
+    The scores of Grounding-DINO compare words: its only bias stands for all of them, and has no
+    weight beside it.
+    """
+    keys = list(state)
+    there = set(keys)
+    found = [
+        key
+        for key in keys
+        if CLASS_TENSOR.search(key) and re.sub(r'\.bias$', '.weight', key) in there
+    ]
+    return found if any('label_embedding' not in key for key in found) else []
 
 
-def known_classes(checkpoint: Mapping) -> Optional[Tuple[Optional[str], ...]]:
+def has_background_row(own: Mapping[str, Tensor], number: int) -> bool:
+    """Whether a model for a number of classes has a softmax: its last row is the background."""
+    rows = (len(own[key]) for key in class_tensors(own) if 'fc_cls' in key)
+    return any(each == number + 1 for each in rows)
+
+
+def known_classes(
+    checkpoint: Mapping, background: bool = False
+) -> Optional[Tuple[Optional[str], ...]]:
     """Names of the class rows of a checkpoint.
 
     Args:
         checkpoint (Mapping): Checkpoint with 'state_dict'. Without class names in its 'meta' 80
             rows are COCO's classes, 91 COCO's by category id, 365 those of Objects365 (v2), 366 the
             same by category id, which begins with 1.
+        background (bool): Whether the last row is that of no class, which is not counted here.
+            Defaults to False.
 
     Returns:
         tuple[str | None] | None: A name for each row, None for a row that stands for no class; None
@@ -251,7 +273,7 @@ def known_classes(checkpoint: Mapping) -> Optional[Tuple[Optional[str], ...]]:
     meta = checkpoint.get('meta') or {}
     dataset_meta = {k.lower(): v for k, v in (meta.get('dataset_meta') or {}).items()}
     names = dataset_meta.get('classes') or meta.get('CLASSES')
-    rows = count_class_rows(checkpoint['state_dict'])
+    rows = count_class_rows(checkpoint['state_dict']) - background
     if names:
         names = (names,) if isinstance(names, str) else tuple(names)
         names = tuple(None if name == NO_CLASS else name for name in names)

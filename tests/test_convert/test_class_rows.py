@@ -123,9 +123,12 @@ def weights(num_classes, value, dims=2):
 
 def test_class_tensors_are_known_by_name():
     assert class_tensors(weights(2, 0)) == [key for key in weights(2, 0) if 'backbone' not in key]
-    mmdet = ['bbox_head.cls_branches.6.bias', 'dn_query_generator.label_embedding.weight']
+    mmdet = [f'bbox_head.cls_branches.6.{part}' for part in ('weight', 'bias')]
+    mmdet.append('dn_query_generator.label_embedding.weight')
     other = ['bbox_head.reg_branches.0.bias', 'my_cls_branch.weight', 'cls_branch.norm.weight']
     assert class_tensors(mmdet + other) == mmdet
+    # Grounding-DINO: one bias for all words
+    assert class_tensors([*mmdet[1:], *other]) == []
 
 
 def test_every_row_is_that_of_its_class():
@@ -222,3 +225,51 @@ def test_fit_to_the_classes_of_a_run(loaded, wanted, training, biases, complete,
     torch.testing.assert_close(fitted.state[BIAS], torch.tensor(biases, dtype=torch.float32))
     assert re.search(said, f'{fitted.message}. {fitted.hint}')
     assert bool(fitted.hint) != complete
+
+
+def softmax(num_classes, value, **meta):
+    """Rows value, value + 1, ...; the background is -value."""
+    bias = torch.arange(num_classes + 1, dtype=torch.float32) + value
+    bias[-1] = -value
+    state = {'bbox_head.fc_cls.weight': bias[:, None].repeat(1, 2), 'bbox_head.fc_cls.bias': bias}
+    return dict(state_dict=state, meta=dict(dataset_meta=meta))
+
+
+SOFTMAX = [  # checkpoint, classes of the data set, training, biases, what is said
+    # DETR of mmdet, Faster R-CNN: COCO's classes; the published DETR: by category id
+    (softmax(80, 1000), ['car', 'person'], True, [1002, 1000, -1000], '2 of 2 from'),
+    (softmax(91, 1000), ['car', 'person'], True, [1003, 1001, -1000], '2 of 2 from'),
+    (softmax(365, 1000), ['Sneakers', 'person'], True, [1001, 1000, -1000], '2 of 2 from'),
+    (
+        softmax(365, 1000, classes=classes_of_rows(365)),
+        ['Sneakers', 'person'],
+        True,
+        [1001, 1000, -1000],
+        '2 of 2 from',
+    ),
+    (softmax(80, 1000), classes_of_rows(80), True, [*range(1000, 1080), -1000], 'all 80 as in'),
+    (softmax(2, 5), ['b', 'a'], True, [5, 6, -5], 'does not name its 2 classes, kept in order'),
+    (softmax(2, 5, classes=('a', 'b')), ['x', 'y'], False, [5, 6, -5], 'rows are kept in order'),
+    # new rows are those of the model: a softmax has no prior
+    (softmax(3, 5), ['b', 'a'], True, [7, 8, -5], 'the 3 of the checkpoint.*all of them are new'),
+]
+
+
+@pytest.mark.parametrize(('loaded', 'wanted', 'training', 'biases', 'said'), SOFTMAX)
+def test_the_background_of_a_softmax_is_no_class(loaded, wanted, training, biases, said):
+    own = softmax(len(wanted), 7)['state_dict']
+    fitted = fit_class_rows(loaded, own, wanted, None, training)
+    assert fitted.state['bbox_head.fc_cls.bias'].tolist() == biases
+    assert fitted.state['bbox_head.fc_cls.weight'][:, 0].tolist() == biases
+    assert re.search(said, fitted.message)
+
+
+def test_words_of_grounding_dino_are_left_alone():
+    state = {
+        'bbox_head.cls_branches.0.bias': torch.zeros(1),
+        'dn_query_generator.label_embedding.weight': torch.zeros(256, 2),
+    }
+    assert class_tensors(state) == []
+    own = {key: torch.ones_like(value) for key, value in state.items()}
+    fitted = fit_class_rows(dict(state_dict=state), own, ['cat', 'dog'])
+    assert all(fitted.state[key] is state[key] for key in state)

@@ -169,7 +169,9 @@ def test_mmdet_checkpoint():
     ],
 )
 def test_classes_by_their_number(num_classes, first, last):
-    meta = to_mmdet_checkpoint({'decoder.enc_score_head.bias': torch.zeros(num_classes)})['meta']
+    shapes = dict(weight=(num_classes, 2), bias=(num_classes,))
+    head = {f'decoder.enc_score_head.{name}': torch.zeros(each) for name, each in shapes.items()}
+    meta = to_mmdet_checkpoint(head)['meta']
     if first is None:
         assert 'dataset_meta' not in meta
     else:
@@ -189,3 +191,13 @@ def test_class_lists_that_are_refused(names, known, message):
     with pytest.raises(ValueError, match=message):
         check_class_names(names, 2, known)
     check_class_names(['cat', 'dog'], 2)
+
+
+def test_class_names_go_to_the_official_layout_and_back():
+    weights = {
+        'query_selection.cls_branch.weight': torch.ones(2, 4),
+        'query_selection.cls_branch.bias': torch.ones(2),
+    }
+    ours = dict(meta=dict(dataset_meta=dict(classes=('cat', 'dog'))), state_dict=weights)
+    official, _ = to_official_checkpoint(ours, 'RT-DETR')
+    assert to_mmdet_checkpoint(official)['meta']['dataset_meta']['classes'] == ('cat', 'dog')
