@@ -42,7 +42,8 @@ def parse_args(args=None):
     )
     parser.add_argument('--classes', help='mmdet: text file with one class name per line')
     parser.add_argument(
-        '--family', help='official: name of the family, where several have names for the weights'
+        '--family',
+        help='official: RT-DETR writes weights of RT-DETRv2, the same network, under its names',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing output')
     args = parser.parse_args(args)

@@ -46,6 +46,7 @@ def main(args=None, root: Path = ROOT) -> int:
     if args.check:
         for path in outdated:
             print(f'{path.relative_to(root)} is out of date: run `python tools/model_table.py`.')
+        print(f'{len(changes) - len(outdated)} of {len(changes)} files are up to date.')
         return 1 if outdated else 0
     write(changes)
     return 0

@@ -28,9 +28,15 @@ def load_from_local(filename: str, map_location: Any) -> Any:
         Any: What was saved.
 
     Raises:
-        ValueError: See :func:`refuse_other_content` and :func:`refuse_truncated`.
+        ValueError: It is a folder; see also :func:`refuse_other_content` and
+            :func:`refuse_truncated`.
     """
     path = Path(filename).expanduser()
+    if path.is_dir():
+        raise ValueError(
+            f'{path} is a folder: name a checkpoint in it. A folder of transformers becomes one by '
+            'tools/convert_weights.py.'
+        )
     if path.is_file():
         refuse_other_content(path)
         refuse_truncated(path)

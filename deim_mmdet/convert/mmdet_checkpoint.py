@@ -21,7 +21,8 @@ def to_mmdet_checkpoint(
         checkpoint (Mapping): A published checkpoint of a known family, an MMDetection checkpoint,
             or bare weights under our names.
         classes (Sequence[str], optional): Names of the classes of a published checkpoint. Defaults
-            to None: those of COCO or Objects365, by their number, else none.
+            to None: those in its 'meta', which :func:`to_official_checkpoint` writes; those of COCO
+            or Objects365, by their number; else none.
 
     Returns:
         Mapping: With 'state_dict' and 'meta'; an MMDetection checkpoint is returned as it is.
@@ -56,6 +57,8 @@ def converted_checkpoint(
     weights, report = convert_state_dict(checkpoint, model_state)
     num_classes = count_class_rows(weights)
     known = classes_of_rows(num_classes)
+    if classes is None:  # in a file that we wrote
+        classes = ((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes')
     if classes is not None:
         check_class_names(classes, num_classes, known)
     elif known is not None:
@@ -106,6 +109,8 @@ def to_official_checkpoint(
         ema=dict(module=published, updates=int(ema_steps)),
         last_epoch=int(meta.get('epoch', meta.get('published_epoch', 0))),
     )
+    if meta.get('dataset_meta'):  # names of the classes, which the others do not read
+        official['meta'] = dict(dataset_meta=meta['dataset_meta'])
     return official, found.name
 
 

@@ -32,7 +32,8 @@ def convert_published(module: nn.Module, state_dict: Dict[str, Any]) -> None:
     if found.missing or found.unused:
         raise ValueError(
             f'The published weights of {report.family} do not fit the model: '
-            f'{_count(found.missing)} are missing, {_count(found.unused)} are not in the model. '
+            f'{_count(found.missing)} are missing, {_count(found.unused)} are not in the model, '
+            f'{len(found.mismatched)} have another shape. '
             f'{describe_configs(converted)} To load them into a model that you have changed, '
             'convert them first: tools/convert_weights.py.'
         )

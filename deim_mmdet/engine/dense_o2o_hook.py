@@ -47,6 +47,11 @@ class DenseO2OHook(Hook):
                 'DenseO2OHook counts stages in epochs and needs an EpochBasedTrainLoop, but got '
                 f'{type(runner.train_loop).__name__}'
             )
+        if self.stages[-1] > runner.max_epochs:
+            runner.logger.warning(
+                f'DenseO2OHook: the stages {self.stages} go beyond the run of {runner.max_epochs} '
+                'epochs. A config that changes max_epochs states them again, and the schedule.'
+            )
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._transforms = list(find_transforms(runner.train_dataloader.dataset, DenseO2O))
         self._mixups = [m for m in model.modules() if isinstance(m, BatchMixUp)]

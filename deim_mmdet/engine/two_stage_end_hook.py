@@ -87,6 +87,12 @@ class TwoStageEndHook(Hook):
                 f'{type(runner.train_loop).__name__}'
             )
         self._ema(runner)
+        if self.begin >= runner.max_epochs:
+            runner.logger.warning(
+                f'TwoStageEndHook: the second stage begins in epoch {self.begin}, but the run ends '
+                f'after {runner.max_epochs}: it never begins. A config that changes max_epochs '
+                'states begin, the stages of DenseO2OHook and the schedule again.'
+            )
         self.state.update(runner.message_hub.runtime_info.get(STATE_KEY, {}))
         self._last_checkpoint = _last_checkpoint(runner)
         self._training = True

@@ -157,6 +157,13 @@ def test_checkpoint_of_another_class_count_is_refused(model, model_cfg):
         load_state_dict(other, model.state_dict(), strict=False)
 
 
+def test_backbone_weights_that_cannot_be_read_name_the_way_out(model_cfg):
+    model_cfg.backbone.init_cfg = dict(type='Pretrained', checkpoint='no/such/file.pth')
+    model = MODELS.build(model_cfg)
+    with pytest.raises(OSError, match='no/such/file.pth.*set model.backbone.init_cfg=None'):
+        model.init_weights()
+
+
 def test_checkpoint_with_another_reg_scale_is_refused(model):
     state = model.state_dict()
     state['decoder.reg_scale'] = torch.tensor([8.0])

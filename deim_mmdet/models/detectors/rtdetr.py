@@ -92,7 +92,13 @@ class RTDETR(BaseDetector):
         )
 
     def init_weights(self):
-        super().init_weights()
+        try:
+            super().init_weights()
+        except OSError as error:  # no network, or no such file
+            raise OSError(
+                f'initial weights could not be read ({error}). To begin without them, or where '
+                'load_from brings all weights, set model.backbone.init_cfg=None.'
+            ) from error
         for proj in self.memory_projs:
             if isinstance(proj, nn.Sequential):
                 nn.init.xavier_uniform_(proj.conv.weight)
