@@ -6,12 +6,18 @@ from typing import Any, Optional, Sequence, Tuple, Union
 import torch
 from mmengine.config import Config
 
-from .configs import describe_configs, model_differences, model_of, model_state
+from .configs import (
+    describe_configs,
+    model_differences,
+    model_of,
+    model_state,
+    refuse_other_weights,
+)
 from .family import PublishedForm
 from .mmdet_checkpoint import converted_checkpoint, to_official_checkpoint
-from .new_output import new_output
+from .new_output import new_output, refuse_to_lose
 from .pytorch_file import load_weights_only
-from .state_dict import ConversionReport, refuse_other_objects
+from .state_dict import ConversionReport, is_published, refuse_other_objects
 from .transformers_folder import check_config, read_transformers, write_transformers
 
 PathLike = Union[str, os.PathLike]
@@ -45,6 +51,7 @@ def convert_checkpoint_file(
         ValueError: ``target`` is ``source``; ``source`` is no checkpoint or wants to run code; no
             rule names a key; the weights do not fit ``config`` or ``classes``.
     """
+    refuse_to_lose(target, overwrite, source)
     checkpoint, names = read_published(source)
     converted, report = converted_checkpoint(checkpoint, classes or names)
     if config is not None:
@@ -79,7 +86,8 @@ def export_checkpoint_file(
         to (str): 'official' or 'transformers'. Defaults to 'official'.
         family (str, optional): Name of the family, where several fit. Defaults to None: the one it
             was converted from, else the first that fits.
-        config (Config, optional): Config of the model, needed where its settings are not those of a
+        config (Config, optional): Config of the model, which the weights must fit, but for the
+            number of classes; needed for 'transformers', and where its settings are not those of a
             published model. Defaults to None.
         overwrite (bool): Replace an existing ``target``. Defaults to False.
 
@@ -89,14 +97,20 @@ def export_checkpoint_file(
     Raises:
         FileExistsError: ``target`` exists.
         FileNotFoundError: ``source`` does not exist.
-        ValueError: ``target`` is ``source``; ``source`` is no checkpoint, or none of our models.
+        ValueError: ``target`` is ``source``; ``source`` is no checkpoint, or none of our models;
+            the weights do not fit ``config``.
     """
+    refuse_to_lose(target, overwrite, source, folder=to == 'transformers')
     checkpoint = load_weights_only(source)
     refuse_other_objects(checkpoint)
     if to == 'transformers':
         with new_output(target, overwrite, source, folder=True) as new:
             return write_transformers(checkpoint, new, config)
-    points = model_of(config).decoder.get('points_per_level') if config is not None else None
+    points = None
+    if config is not None:
+        points = model_of(config).decoder.get('points_per_level')
+        if not is_published(checkpoint):  # which is refused as such
+            refuse_other_weights(checkpoint.get('state_dict', checkpoint), config)
     form = PublishedForm(points_per_level=points)
     official, name = to_official_checkpoint(checkpoint, family, form)
     with new_output(target, overwrite, source) as new:

@@ -1,11 +1,12 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """Which configs of this package weights belong to."""
 
+import copy
 import json
 import os
 from functools import cache
 from pathlib import Path
-from typing import Dict, List, Mapping, Tuple, Union
+from typing import Any, Dict, List, Mapping, Tuple, Union
 
 import torch
 from mmdet.registry import MODELS
@@ -22,6 +23,8 @@ from .state_dict import ConversionReport, compare_states
 # Parts of a model config without weights, or whose weights do not tell the size.
 WEIGHTLESS = ('data_preprocessor', 'denoising', 'init_cfg', 'num_queries', 'test_cfg', 'train_cfg')
 DENOISING = 'denoising.'  # training can do without it
+
+_STATES: Dict[str, Dict[str, Tensor]] = {}  # see _state_of
 
 
 def fitting_configs(weights: Mapping[str, Tensor]) -> Tuple[List[str], int]:
@@ -82,6 +85,30 @@ def model_differences(
     return report
 
 
+def refuse_other_weights(weights: Mapping[str, Tensor], cfg: Config) -> None:
+    """Refuse weights that are not those of the model of a config.
+
+    Args:
+        weights (Mapping): Weights under our names.
+        cfg (Config): Config of a relative of RT-DETR.
+
+    Raises:
+        ValueError: They differ, but for the number of classes and denoising.
+    """
+    report = model_differences(weights, model_state(cfg))
+    if not report.fits:
+        lines = (
+            f'{len(keys)} {name}, first {keys[0]}'
+            for name, keys in vars(report).items()
+            if name in ('missing', 'unused', 'mismatched') and keys
+        )
+        raise ValueError(
+            f'The weights are not those of the model of the config: {"; ".join(lines)}. They must '
+            'have the form that training saves (before `switch_to_deploy`). '
+            f'{describe_configs(weights)}'
+        )
+
+
 def model_state(cfg: Config) -> Dict[str, Tensor]:
     """State dict of the model of a config, without its denoising: names and shapes, no values.
 
@@ -90,7 +117,7 @@ def model_state(cfg: Config) -> Dict[str, Tensor]:
     """
     part = {key: value for key, value in model_of(cfg).items() if key not in WEIGHTLESS}
     part['backbone'] = {**part.get('backbone', {}), 'init_cfg': None}  # ImageNet weights
-    return _state_of(json.dumps(part, sort_keys=True))
+    return _state_of(part)
 
 
 def model_of(cfg: Config) -> ConfigDict:
@@ -133,10 +160,12 @@ def _is_rtdetr(kind: Union[str, type, None]) -> bool:
     return isinstance(cls, type) and issubclass(cls, RTDETR)
 
 
-@cache
-def _state_of(model: str) -> Dict[str, Tensor]:
-    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmdet'):
-        return MODELS.build(json.loads(model)).state_dict()
+def _state_of(model: Mapping[str, Any]) -> Dict[str, Tensor]:
+    key = json.dumps(model, sort_keys=True, default=str)  # a type may be the class itself
+    if key not in _STATES:
+        with torch.device('meta'), DefaultScope.overwrite_default_scope('mmdet'):
+            _STATES[key] = MODELS.build(copy.deepcopy(model)).state_dict()
+    return _STATES[key]
 
 
 def _without_classes(key: str, tensor: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def new_output(
         ValueError: ``target`` is ``source``, or is a folder that is not to be replaced.
     """
     target = Path(target)
-    _refuse_to_lose(target, overwrite, source, folder)
+    refuse_to_lose(target, overwrite, source, folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f'.{target.name}.') as hidden:
         new, old = Path(hidden, 'new'), Path(hidden, 'old')
@@ -57,9 +57,23 @@ def new_output(
             raise
 
 
-def _refuse_to_lose(
-    target: Path, overwrite: bool, source: Optional[PathLike], folder: bool
+def refuse_to_lose(
+    target: PathLike,
+    overwrite: bool = False,
+    source: Optional[PathLike] = None,
+    folder: bool = False,
 ) -> None:
+    """Refuse what :func:`new_output` would refuse, before the work is done.
+
+    Args:
+        target, overwrite, source, folder: As in :func:`new_output`.
+
+    Raises:
+        FileExistsError: ``target`` exists.
+        ValueError: ``target`` is ``source``, or is a file where a folder is made, or a folder where
+            a file is.
+    """
+    target = Path(target)
     if not target.exists():
         return
     if source is not None and os.path.exists(source) and os.path.samefile(source, target):

@@ -163,13 +163,12 @@ def differences(theirs: Mapping[str, Any], model: Mapping[str, Any]) -> List[str
     plain = theirs['model_type'].replace('deim_', '')
     ours = transformers_config(model, model_type=plain)
     pairs = [
-        (name, theirs.get(name, default), ours.get(name)) for name, default in COMPARED.items()
+        (name, theirs.get(name, default), ours.get(name, default))
+        for name, default in COMPARED.items()
     ]
     pairs.append(('decoder_n_points', points_per_level(theirs), points_per_level(ours)))
     return [
-        f'{name}: {left!r} there, {right!r} here'
-        for name, left, right in pairs
-        if right is not None and left != right
+        f'{name}: {left!r} there, {right!r} here' for name, left, right in pairs if left != right
     ]
 
 

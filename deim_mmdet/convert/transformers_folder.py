@@ -16,7 +16,7 @@ from torch import Tensor
 from deim_mmdet.compat.broken_files import refuse_other_content
 
 from .class_rows import NO_CLASS, count_class_rows
-from .configs import describe_configs, model_differences, model_state
+from .configs import describe_configs, refuse_other_weights
 from .family import PublishedForm
 from .pytorch_file import load_weights_only
 from .rtdetr import RTDETR
@@ -101,7 +101,7 @@ def write_transformers(
             'transformers needs the config of the model, which weights alone do not show: give it '
             f'(--config). {describe_configs(weights)}'
         )
-    _refuse_other_weights(weights, config)
+    refuse_other_weights(weights, config)
     model = _model_of_weights(config.model, weights)
     published = meta.get('published_family')
     theirs = transformers_config(
@@ -234,11 +234,11 @@ def _weight_files(folder: Path) -> List[Path]:
         if index.is_file():
             refuse_other_content(index)
             try:
-                shards = sorted(set(json.loads(index.read_text())['weight_map'].values()))
+                shards = set(json.loads(index.read_text())['weight_map'].values())
+                # names of files beside it: an index leads nowhere else
+                return [folder / name for name in sorted(Path(shard).name for shard in shards)]
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise ValueError(f'{index} is damaged: download it again. ({error!r})') from error
-            # names of files beside it: an index leads nowhere else
-            return [folder / Path(shard).name for shard in shards]
     raise FileNotFoundError(
         f'{folder} holds no weights: expected {" or ".join(WEIGHT_FILES)}, found '
         f'{", ".join(sorted(each.name for each in folder.iterdir()))}.'
@@ -285,21 +285,6 @@ def _classes_in(meta: Mapping[str, Any]) -> Optional[List[str]]:
     if names is None:
         return None
     return [f'LABEL_{i}' if name == NO_CLASS else name for i, name in enumerate(names)]
-
-
-def _refuse_other_weights(weights: Mapping[str, Tensor], config: Config) -> None:
-    report = model_differences(weights, model_state(config))
-    if not report.fits:
-        lines = (
-            f'{len(keys)} {name}, first {keys[0]}'
-            for name, keys in vars(report).items()
-            if name in ('missing', 'unused', 'mismatched') and keys
-        )
-        raise ValueError(
-            f'The weights are not those of the model of the config: {"; ".join(lines)}. They must '
-            'have the form that training saves (before `switch_to_deploy`). '
-            f'{describe_configs(weights)}'
-        )
 
 
 def _model_of_weights(model: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Dict[str, Any]:

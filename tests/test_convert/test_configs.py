@@ -1,9 +1,11 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import copy
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
 import deim_mmdet
@@ -53,6 +55,20 @@ def test_the_number_of_classes_and_denoising_play_no_part():
     more = {'denoising.label_embedding.weight': torch.zeros(4, 128)}
     assert model_differences({**eighty, **more}, three).fits
     assert all(tensor.is_meta for tensor in eighty.values())
+
+
+def test_classes_in_place_of_their_names():
+    cfg = Config.fromfile(CONFIGS / 'dfine/dfine_hgnetv2-n_8xb16-160e_coco.py')
+    named = model_state(cfg)
+    for part in (cfg.model, cfg.model.backbone, cfg.model.decoder):
+        part.type = MODELS.get(part.type)
+    before = copy.deepcopy(cfg.model)
+    state = model_state(cfg)
+    assert {key: each.shape for key, each in state.items()} == {
+        key: each.shape for key, each in named.items()
+    }
+    assert cfg.model == before
+    assert model_state(cfg) is state  # built once
 
 
 def test_the_closest_configs_of_a_changed_model():

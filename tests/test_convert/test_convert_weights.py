@@ -340,6 +340,39 @@ def test_official_and_back_as_files(tmp_path):
 
 
 @pytest.mark.parametrize('to', ['official', 'transformers'])
+def test_an_export_is_that_of_the_config(tmp_path, to):
+    source = save(published_checkpoint('rtdetr_r18vd_6x'), tmp_path / 'a.pth')
+    convert_checkpoint_file(source, tmp_path / 'b.pth')
+    other = Config.fromfile(CONFIGS / 'rtdetr/rtdetr_r34vd_8xb2-72e_coco.py')
+    with pytest.raises(ValueError, match='not those of the model of the config: .*rtdetr_r18vd_'):
+        export_checkpoint_file(tmp_path / 'b.pth', tmp_path / 'c', to, config=other)
+    assert sorted(os.listdir(tmp_path)) == ['a.pth', 'b.pth']
+
+
+def test_published_weights_are_not_exported_again(tmp_path):
+    source = save(published_checkpoint('rtdetr_r18vd_6x'), tmp_path / 'a.pth')
+    cfg = Config.fromfile(CONFIGS / 'rtdetr/rtdetr_r18vd_8xb2-72e_coco.py')
+    with pytest.raises(ValueError, match='have their published names already'):
+        export_checkpoint_file(source, tmp_path / 'c.pth', config=cfg)
+
+
+def test_an_existing_target_is_refused_before_reading(tmp_path):
+    source, target, folder = tmp_path / 'a.pth', tmp_path / 'b.pth', tmp_path / 'folder'
+    source.write_bytes(b'no checkpoint')
+    target.touch()
+    folder.mkdir()
+    for export, args in (
+        (convert_checkpoint_file, (target,)),
+        (export_checkpoint_file, (target,)),
+        (export_checkpoint_file, (folder, 'transformers')),
+    ):
+        with pytest.raises(FileExistsError, match='exists: give another name'):
+            export(source, *args)
+        with pytest.raises(ValueError, match='no PyTorch checkpoint'):
+            export(source, *args, overwrite=True)
+
+
+@pytest.mark.parametrize('to', ['official', 'transformers'])
 @pytest.mark.parametrize(
     'checkpoint, model, message',
     [

@@ -11,7 +11,11 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from deim_mmdet.convert import convert_checkpoint_file, export_checkpoint_file
-from deim_mmdet.convert.transformers_config import preprocessor_config, transformers_config
+from deim_mmdet.convert.transformers_config import (
+    differences,
+    preprocessor_config,
+    transformers_config,
+)
 from deim_mmdet.convert.transformers_folder import read_transformers, write_transformers
 from tests.test_peers.small_models import CASES, CLASSES, DEIM_CASES, small_config
 
@@ -138,6 +142,21 @@ def test_what_weights_do_not_show_is_compared(folder, dfine, tmp_path):
     assert not (tmp_path / 'ours.pth').exists()
 
 
+def test_a_folder_of_deim_is_compared_with_a_model_of_relu():
+    """Its own field has no counterpart in the config of such a model."""
+    config = small_config(*DEIM_CASES['deim-rtdetrv2'])
+    theirs = transformers_config(config.model)
+    assert differences(theirs, config.model) == []
+    assert theirs['mlp_activation_function'] == 'silu'
+    relu = copy.deepcopy(config.model)
+    relu.decoder.update(act='relu', query_pos_dims=(2 * relu.decoder.embed_dims,))
+    relu.query_selection.act = 'relu'
+    assert differences(theirs, relu) == [
+        "decoder_activation_function: 'silu' there, 'relu' here",
+        "mlp_activation_function: 'silu' there, 'relu' here",
+    ]
+
+
 def test_bare_safetensors_file(folder):
     weights, classes = read_transformers(folder / 'model.safetensors')
     assert classes is None
@@ -168,10 +187,13 @@ def truncate(folder):
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-def lead_elsewhere(folder):
-    (folder / 'model.safetensors').unlink()
-    index = dict(weight_map={'model.decoder.up': '../../model-00002-of-00002.safetensors'})
-    (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
+def index(shard):
+    def apply(folder):
+        (folder / 'model.safetensors').unlink()
+        content = dict(weight_map={'model.decoder.up': shard})
+        (folder / 'model.safetensors.index.json').write_text(json.dumps(content))
+
+    return apply
 
 
 @pytest.mark.parametrize(
@@ -182,7 +204,16 @@ def lead_elsewhere(folder):
         # no config
         (lambda f: (f / 'config.json').unlink(), FileNotFoundError, 'has no config.json'),
         # a part of several is missing; parts lie beside the index, whatever it says
-        (lead_elsewhere, FileNotFoundError, 'folder/model-00002-of-00002.safetensors is missing'),
+        (
+            index('../../model-00002-of-00002.safetensors'),
+            FileNotFoundError,
+            'folder/model-00002-of-00002.safetensors is missing',
+        ),
+        (index('..'), FileNotFoundError, 'is no file'),
+        (index(''), FileNotFoundError, 'is no file'),
+        # names that are none
+        (index(2), ValueError, 'index.json is damaged.*TypeError'),
+        (index([]), ValueError, 'index.json is damaged.*TypeError'),
         # an index without content
         (
             lambda f: (f / 'model.safetensors').rename(f / 'model.safetensors.index.json'),
