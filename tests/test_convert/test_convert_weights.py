@@ -516,7 +516,7 @@ def test_tool_writes_published_checkpoints(tmp_path, monkeypatch, capsys):
     args = (tmp_path / 'b.pth', tmp_path / 'c.pth', '--to', 'official', '--config', DFINE_N)
     run_tool(monkeypatch, *args)
     assert 'names of D-FINE / DEIM-D-FINE' in capsys.readouterr().out
-    assert set(load_weights_only(tmp_path / 'c.pth')) == {'model', 'ema', 'last_epoch'}
+    assert set(load_weights_only(tmp_path / 'c.pth')) == {'model', 'ema', 'last_epoch', 'meta'}
     with pytest.raises(SystemExit, match="error: .*no family 'YOLO'.*'RT-DETR'"):
         run_tool(monkeypatch, *args[:3], 'official', '--family', 'YOLO', '--overwrite')
     with pytest.raises(SystemExit):
