@@ -19,6 +19,10 @@ from .state_dict import ConversionReport
 PathLike = Union[str, os.PathLike]
 
 
+class UnsafeContentError(ValueError):
+    """A file asks for objects that can run code."""
+
+
 def convert_checkpoint_file(
     source: PathLike,
     target: PathLike,
@@ -112,6 +116,9 @@ def export_checkpoint_file(
 def read_published(path: PathLike) -> Tuple[Any, Optional[Sequence[str]]]:
     """Read what ``--to mmdet`` takes: a PyTorch file, or what `transformers` saves.
 
+    Of a file that holds a model, not its weights, the tensors are read, and nothing is run: see
+    :mod:`deim_mmdet.convert.restricted_pickle`.
+
     Args:
         path (str | PathLike): A ``.pth`` file, a ``.safetensors`` file, or a folder that holds one.
 
@@ -121,14 +128,25 @@ def read_published(path: PathLike) -> Tuple[Any, Optional[Sequence[str]]]:
 
     Raises:
         FileNotFoundError: There is no such file or folder.
-        ValueError: It is no checkpoint, is truncated or wants to run code.
+        ValueError: It is no checkpoint, is truncated, or wants to run code and holds no model.
     """
     path = Path(path)
     if path.is_dir() or path.suffix == '.safetensors':
         from .transformers_folder import read_transformers
 
         return read_transformers(path)
-    return load_weights_only(path), None
+    try:
+        return load_weights_only(path), None
+    except UnsafeContentError as error:
+        from .restricted_pickle import read_pickled_model
+
+        try:
+            model = read_pickled_model(path)
+        except Exception as damage:
+            raise _damaged(path, damage) from damage
+        if model is None:
+            raise error
+        return model
 
 
 def load_weights_only(path: PathLike) -> Any:
@@ -142,8 +160,8 @@ def load_weights_only(path: PathLike) -> Any:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no PyTorch file (a git-lfs pointer, a web page), is truncated, or asks
-            for objects that could run code; the message names them.
+        ValueError: It is no PyTorch file (a git-lfs pointer, a web page), or is truncated.
+        UnsafeContentError: It asks for objects that could run code; the message names them.
     """
     path = Path(path)
     if not path.is_file():
@@ -156,7 +174,7 @@ def load_weights_only(path: PathLike) -> Any:
         names = _unsafe_globals(path, str(error))
         if not names:  # PyTorch's message advises to switch safety off
             raise _damaged(path, _reason(str(error))) from None
-        raise ValueError(
+        raise UnsafeContentError(
             f'{path} asks for {", ".join(names)}, which can run code while it is loaded, and was '
             'not loaded. If you trust where it comes from, load it yourself and save its weights '
             "alone: torch.save({'model': weights}, 'weights.pth')."
@@ -209,7 +227,8 @@ def _unsafe_globals(path: Path, message: str) -> List[str]:
     find = getattr(torch.serialization, 'get_unsafe_globals_in_checkpoint', None)
     if find is not None and zipfile.is_zipfile(path):
         return sorted(find(path))
-    return re.findall(r'(?:GLOBAL|global|function|class) ([\w.]+\.\w+)', message)
+    dotted = re.findall(r'(?:GLOBAL|global|function|class) ([\w.]+\.\w+)', message)
+    return dotted or re.findall(r'GLOBAL (\w+) was', message)  # builtins
 
 
 def _reason(message: str) -> str:

@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 
 import deim_mmdet
-from deim_mmdet.models.detectors.rtdetr import RTDETR
+from deim_mmdet.models.detectors import RTDETR, YOLOv8
 
 from .class_rows import CLASS_TENSOR
 from .state_dict import ConversionReport, compare_states
@@ -27,10 +27,10 @@ DENOISING = 'denoising.'  # training can do without it
 def fitting_configs(weights: Mapping[str, Tensor]) -> Tuple[List[str], int]:
     """Find the configs of this package whose model has these weights.
 
-    Looks at the COCO configs of RT-DETR's relatives, in the repository or in the installed package.
-    Their models are built without memory. The number of classes plays no part, nor do denoising,
-    counters of batch norms, and what the config fixes as well. Several configs fit where only the
-    training differs: DEIM-D-FINE-S and D-FINE-S, RT-DETR and RT-DETRv2.
+    Looks at the COCO configs of RT-DETR's relatives and of YOLOv8, in the repository or in the
+    installed package. Their models are built without memory. The number of classes plays no part,
+    nor do denoising, counters of batch norms, and what the config fixes as well. Several configs
+    fit where only the training differs: DEIM-D-FINE-S and D-FINE-S, RT-DETR and RT-DETRv2.
 
     Args:
         weights (Mapping): Weights under our names.
@@ -105,7 +105,7 @@ def _candidates() -> Dict[Path, Dict[str, Tensor]]:
     for path in coco_configs():
         cfg = Config.fromfile(path, import_custom_modules=False)
         model = MODELS.get(cfg.model.type)
-        if isinstance(model, type) and issubclass(model, RTDETR):
+        if isinstance(model, type) and issubclass(model, (RTDETR, YOLOv8)):
             states[path] = model_state(cfg)
     return states
 
