@@ -1,0 +1,10 @@
+# YOLOv8 with half of N's channels on digits in scenes: the first stage of the demo, minutes on two
+# CPU cores.
+# mim train mmdet configs/yolov8/yolov8_atto_digits.py --gpus 0
+_base_ = './yolov8_n_digits.py'
+
+model = dict(
+    backbone=dict(size=(0.33, 0.125, 1024)),
+    neck=dict(in_channels=[32, 64, 128]),
+    bbox_head=dict(in_channels=[32, 64, 128], cls_channels=32),
+)
