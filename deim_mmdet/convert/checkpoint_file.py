@@ -99,8 +99,8 @@ def export_checkpoint_file(
     if to == 'transformers':
         with new_output(target, overwrite, source, folder=True) as new:
             return write_transformers(checkpoint, new, config)
-    points = model_of(config).decoder.get('points_per_level') if config is not None else None
-    form = PublishedForm(points_per_level=points)
+    decoder = model_of(config).get('decoder', {}) if config is not None else {}
+    form = PublishedForm(points_per_level=decoder.get('points_per_level'))
     official, name = to_official_checkpoint(checkpoint, family, form)
     with new_output(target, overwrite, source) as new:
         torch.save(official, new)

@@ -94,7 +94,7 @@ def model_state(cfg: Config) -> Dict[str, Tensor]:
 
 
 def model_of(cfg: Config) -> ConfigDict:
-    """The model of a config, which is a relative of RT-DETR.
+    """The model of a config, which is of a family whose weights are converted.
 
     Raises:
         ValueError: The config has no model, or another one.
