@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
 
+from deim_mmdet.models.detectors import YOLOv8
 from deim_mmdet.models.layers.conv import switch_to_deploy
 from tests.test_models.samples import data_samples
 
@@ -111,7 +112,9 @@ def test_config_agrees_with_itself(path):
     max_epochs = cfg.train_cfg.max_epochs
     _, mosaic_end, plain_end = hooks.dense_o2o.stages
     assert plain_end <= max_epochs
-    if schedule.type == 'FlatCosineLR':
+    for part in [schedule] if isinstance(schedule, dict) else schedule:
+        assert part.get('end', max_epochs) == max_epochs
+    if 'flat_until' in schedule:
         assert plain_end == max_epochs - schedule.no_aug
         assert schedule.flat_until == mosaic_end or schedule.gamma == 1.0
     if 'two_stage_end' in hooks:
@@ -187,10 +190,13 @@ def test_model_trains_a_step_and_deploys(path):
 
 
 def boxes_of_tokens(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Final boxes in the order of the tokens they start from, (bs, tokens, 4).
+    """Final boxes in the order of the tokens they start from, (bs, tokens, 4), as shares of 128
+    pixels where they are in pixels.
 
     The queries are those tokens sorted by score: rounding may exchange neighbours.
     """
+    if isinstance(model, YOLOv8):  # every token predicts one box, once
+        return model.bbox_head.box_branch.decode(model(images, mode='tensor')[1]) / 128
     memory, spatial_shapes = model.encode(images)
     model.query_selection.num_queries = memory.shape[1]
     selected = model.query_selection(memory, spatial_shapes)

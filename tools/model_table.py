@@ -23,7 +23,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r'(<!-- models:start *(.*?) *-->\n).*?(<!-- models:end -->)', re.DOTALL)
 SCHEDULE = re.compile(r'\d+xb\d+-\d+e')  # in the name of a config: GPUs x images - epochs
-METHODS = dict(deim='DEIM', dfine='D-FINE', rtdetr='RT-DETR', rtdetrv2='RT-DETRv2')
+METHODS = dict(deim='DEIM', dfine='D-FINE', rtdetr='RT-DETR', rtdetrv2='RT-DETRv2', yolov8='YOLOv8')
 
 
 def main(args=None, root: Path = ROOT) -> int:

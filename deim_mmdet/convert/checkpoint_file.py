@@ -6,6 +6,8 @@ from typing import Any, Optional, Sequence, Tuple, Union
 import torch
 from mmengine.config import Config
 
+from deim_mmdet.compat.broken_files import damaged
+
 from .configs import (
     describe_configs,
     model_differences,
@@ -16,7 +18,8 @@ from .configs import (
 from .family import PublishedForm
 from .mmdet_checkpoint import converted_checkpoint, to_official_checkpoint
 from .new_output import new_output, refuse_to_lose
-from .pytorch_file import load_weights_only
+from .pytorch_file import UnsafeContentError, load_weights_only
+from .restricted_pickle import read_pickled_model
 from .state_dict import ConversionReport, is_published, refuse_other_objects
 from .transformers_folder import check_config, read_transformers, write_transformers
 
@@ -108,7 +111,7 @@ def export_checkpoint_file(
             return write_transformers(checkpoint, new, config)
     points = None
     if config is not None:
-        points = model_of(config).decoder.get('points_per_level')
+        points = model_of(config).get('decoder', {}).get('points_per_level')
         if not is_published(checkpoint):  # which is refused as such
             refuse_other_weights(checkpoint.get('state_dict', checkpoint), config)
     form = PublishedForm(points_per_level=points)
@@ -121,6 +124,9 @@ def export_checkpoint_file(
 def read_published(path: PathLike) -> Tuple[Any, Optional[Sequence[str]]]:
     """Read what ``--to mmdet`` takes: a PyTorch file, or what `transformers` saves.
 
+    Of a file that holds a model, not its weights, the tensors are read, and nothing is run: see
+    :mod:`deim_mmdet.convert.restricted_pickle`.
+
     Args:
         path (str | PathLike): A ``.pth`` file, a ``.safetensors`` file, or a folder that holds one.
 
@@ -130,9 +136,18 @@ def read_published(path: PathLike) -> Tuple[Any, Optional[Sequence[str]]]:
 
     Raises:
         FileNotFoundError: There is no such file or folder.
-        ValueError: It is no checkpoint, is truncated or wants to run code.
+        ValueError: It is no checkpoint, is truncated, or wants to run code and holds no model.
     """
     path = Path(path)
     if path.is_dir() or path.suffix == '.safetensors':
         return read_transformers(path)
-    return load_weights_only(path), None
+    try:
+        return load_weights_only(path), None
+    except UnsafeContentError as error:
+        try:
+            model = read_pickled_model(path)
+        except Exception as damage:
+            raise damaged(path, damage) from damage
+        if model is None:
+            raise error
+        return model

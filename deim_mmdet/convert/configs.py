@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 
 import deim_mmdet
-from deim_mmdet.models.detectors.rtdetr import RTDETR
+from deim_mmdet.models.detectors import RTDETR, YOLOv8
 
 from .class_rows import CLASS_TENSOR
 from .state_dict import ConversionReport, compare_states
@@ -30,10 +30,10 @@ _STATES: Dict[str, Dict[str, Tensor]] = {}  # see _state_of
 def fitting_configs(weights: Mapping[str, Tensor]) -> Tuple[List[str], int]:
     """Find the configs of this package whose model has these weights.
 
-    Looks at the COCO configs of RT-DETR's relatives, in the repository or in the installed package.
-    Their models are built without memory. The number of classes plays no part, nor do denoising,
-    counters of batch norms, and what the config fixes as well. Several configs fit where only the
-    training differs: DEIM-D-FINE-S and D-FINE-S, RT-DETR and RT-DETRv2.
+    Looks at the COCO configs of RT-DETR's relatives and of YOLOv8, in the repository or in the
+    installed package. Their models are built without memory. The number of classes plays no part,
+    nor do denoising, counters of batch norms, and what the config fixes as well. Several configs
+    fit where only the training differs: DEIM-D-FINE-S and D-FINE-S, RT-DETR and RT-DETRv2.
 
     Args:
         weights (Mapping): Weights under our names.
@@ -121,16 +121,16 @@ def model_state(cfg: Config) -> Dict[str, Tensor]:
 
 
 def model_of(cfg: Config) -> ConfigDict:
-    """The model of a config, which is a relative of RT-DETR.
+    """The model of a config, which is of a family whose weights are converted.
 
     Raises:
         ValueError: The config has no model, or another one.
     """
     model = cfg.get('model') or ConfigDict(type=None)
-    if not _is_rtdetr(model.type):
+    if not _has_a_family(model.type):
         raise ValueError(
             f'The model of the config is {model.type}, whose weights are not converted: name the '
-            'config of an RT-DETR, D-FINE or DEIM.'
+            'config of an RT-DETR, D-FINE, DEIM or YOLOv8.'
         )
     return model
 
@@ -150,14 +150,14 @@ def _candidates() -> Dict[Path, Dict[str, Tensor]]:
     states = {}
     for path in coco_configs():
         cfg = Config.fromfile(path, import_custom_modules=False)
-        if _is_rtdetr(cfg.model.type):
+        if _has_a_family(cfg.model.type):
             states[path] = model_state(cfg)
     return states
 
 
-def _is_rtdetr(kind: Union[str, type, None]) -> bool:
+def _has_a_family(kind: Union[str, type, None]) -> bool:
     cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(cls, type) and issubclass(cls, RTDETR)
+    return isinstance(cls, type) and issubclass(cls, (RTDETR, YOLOv8))
 
 
 def _state_of(model: Mapping[str, Any]) -> Dict[str, Tensor]:

@@ -3,6 +3,7 @@ from .dfine import DFINE
 from .rtdetr import RTDETR, RTDETRV2
 from .transformers_dfine import DFINE_TRANSFORMERS
 from .transformers_rtdetr import RTDETR_TRANSFORMERS, RTDETRV2_TRANSFORMERS
+from .yolov8 import YOLOV8
 
 # Every family whose weights can be converted. Of two that fit, the first is taken.
 FAMILIES = (
@@ -12,4 +13,5 @@ FAMILIES = (
     DFINE_TRANSFORMERS,
     RTDETR_TRANSFORMERS,
     RTDETRV2_TRANSFORMERS,
+    YOLOV8,
 )

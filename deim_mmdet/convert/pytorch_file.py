@@ -17,6 +17,10 @@ from deim_mmdet.compat.broken_files import (
 )
 
 
+class UnsafeContentError(ValueError):
+    """A file asks for objects that can run code."""
+
+
 def load_weights_only(path: Union[str, os.PathLike]) -> Any:
     """Read a PyTorch file without running any code it may contain.
 
@@ -28,8 +32,8 @@ def load_weights_only(path: Union[str, os.PathLike]) -> Any:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no PyTorch file (a git-lfs pointer, a web page), is truncated, or asks
-            for objects that could run code; the message names them.
+        ValueError: It is no PyTorch file (a git-lfs pointer, a web page), or is truncated.
+        UnsafeContentError: It asks for objects that could run code; the message names them.
     """
     path = Path(path)
     if not path.is_file():
@@ -42,7 +46,7 @@ def load_weights_only(path: Union[str, os.PathLike]) -> Any:
         names = _unsafe_globals(path, str(error))
         if not names:  # PyTorch's message advises to switch safety off
             raise damaged(path, _reason(str(error))) from None
-        raise ValueError(
+        raise UnsafeContentError(
             f'{path} asks for {", ".join(names)}, which can run code while it is loaded, and was '
             'not loaded. If you trust where it comes from, load it yourself and save its weights '
             "alone: torch.save({'model': weights}, 'weights.pth')."
@@ -63,7 +67,8 @@ def _unsafe_globals(path: Path, message: str) -> List[str]:
     find = getattr(torch.serialization, 'get_unsafe_globals_in_checkpoint', None)
     if find is not None and zipfile.is_zipfile(path):
         return sorted(find(path))
-    return re.findall(r'(?:GLOBAL|global|function|class) ([\w.]+\.\w+)', message)
+    dotted = re.findall(r'(?:GLOBAL|global|function|class) ([\w.]+\.\w+)', message)
+    return dotted or re.findall(r'GLOBAL (\w+) was', message)  # builtins
 
 
 def _reason(message: str) -> str:

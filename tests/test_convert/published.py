@@ -17,6 +17,7 @@ TABLES = {
     'deim_r18vd_120e': 'RT-DETRv2 / DEIM-RT-DETRv2',
     'rtdetrv2_r18vd_120e': 'RT-DETRv2 / DEIM-RT-DETRv2',
     'rtdetr_r18vd_6x': 'RT-DETR',
+    'yolov8n': 'YOLOv8',
 }
 
 

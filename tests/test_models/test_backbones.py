@@ -30,6 +30,11 @@ SMALL = {
         {'conv1', 'res_layers.0'},
         {'res_layers.1', 'res_layers.2', 'res_layers.3'},
     ),
+    'YOLOv8Backbone': (
+        dict(size=(0.33, 0.0625, 1024)),
+        {'stem', 'stages.0'},
+        {'stages.1', 'stages.2', 'stages.3'},
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 from .hgnetv2 import HGNetv2
 from .presnet import PResNet
+from .yolov8_backbone import YOLOv8Backbone
 
-__all__ = ['HGNetv2', 'PResNet']
+__all__ = ['HGNetv2', 'PResNet', 'YOLOv8Backbone']

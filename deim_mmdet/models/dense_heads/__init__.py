@@ -3,5 +3,6 @@ from .deim_head import DEIMHead
 from .dfine_head import DFINEHead
 from .quality_ddq_detr_head import QualityDDQDETRHead
 from .rtdetr_head import RTDETRHead
+from .yolov8_head import YOLOv8Head
 
-__all__ = ['DEIMHead', 'DFINEHead', 'QualityDDQDETRHead', 'RTDETRHead']
+__all__ = ['DEIMHead', 'DFINEHead', 'QualityDDQDETRHead', 'RTDETRHead', 'YOLOv8Head']

@@ -9,18 +9,23 @@ from .conv import (
 )
 from .csp_layers import ConvDownsample, CSPRepLayer, RepNCSPELAN4, SeparableDownsample
 from .dfine_decoder import DFINEDecoder
+from .dfl_box_branch import DFLBoxBranch
 from .mlp import MLP
 from .prediction_sets import PredictionSets
 from .query_selection import QuerySelection
 from .rtdetr_decoder import RTDETRDecoder
 from .transformer_encoder import SinePositions2D, TransformerEncoder, TransformerEncoderLayer
+from .yolov8_layers import SPPF, C2f
 
 __all__ = [
     'MLP',
+    'SPPF',
+    'C2f',
     'CSPRepLayer',
     'ConvDownsample',
     'ConvNormAct',
     'DFINEDecoder',
+    'DFLBoxBranch',
     'FrozenBatchNorm2d',
     'LearnableAffine',
     'PredictionSets',

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..layers.conv import ConvNormAct, fuse_all
 from ..layers.transformer_encoder import TransformerEncoder
+from .levels import check_levels
 
 
 @MODELS.register_module()
@@ -133,7 +134,7 @@ class HybridEncoder(BaseModule):
         Returns:
             tuple[Tensor]: As many levels, of shape (bs, embed_dims, H / 2^i, W / 2^i).
         """
-        self._check(levels)
+        check_levels(levels, self.in_channels)
         levels = [project(level) for project, level in zip(self.input_projs, levels)]
         for index, transformer in zip(self.encoder_levels, self.transformers):
             levels[index] = transformer(levels[index])
@@ -160,20 +161,3 @@ class HybridEncoder(BaseModule):
         count is the reference.
         """
         fuse_all(self.lateral_convs, self.fpn_blocks, self.downsample_convs, self.pan_blocks)
-
-    def _check(self, levels: Sequence[Tensor]) -> None:
-        if torch.jit.is_tracing():
-            return
-        channels = tuple(level.shape[1] for level in levels)
-        if channels != self.in_channels:
-            raise ValueError(
-                f'The neck was built for levels of {self.in_channels} channels and got {channels}: '
-                "set the neck's `in_channels` to the backbone's output channels."
-            )
-        for finer, coarser in zip(levels, levels[1:]):
-            if tuple(finer.shape[-2:]) != tuple(2 * side for side in coarser.shape[-2:]):
-                sizes = [tuple(level.shape[-2:]) for level in levels]
-                raise ValueError(
-                    f'Levels of sizes {sizes} are not half of each other: pad or resize images to '
-                    'multiples of 32 (`pad_size_divisor=32` of the data preprocessor).'
-                )

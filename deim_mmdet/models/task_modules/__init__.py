@@ -1,4 +1,5 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from .batch_task_aligned_assigner import AlignedCells, BatchTaskAlignedAssigner
 from .contrastive_denoising import ContrastiveDenoising, DenoisingQueries
 from .matches import Matches, to_device
 from .set_matcher import SetMatcher
@@ -6,7 +7,9 @@ from .targets import BatchTargets
 from .union_set import union_of_sets
 
 __all__ = [
+    'AlignedCells',
     'BatchTargets',
+    'BatchTaskAlignedAssigner',
     'ContrastiveDenoising',
     'DenoisingQueries',
     'Matches',
