@@ -347,6 +347,7 @@ def test_own_data_is_checked_before_anything_starts(tool, capsys, files, tmp_pat
         module.main([str(tmp_path / 'no.json'), *args[1:]])
     (tmp_path / 'taken').mkdir()
     (tmp_path / 'taken/epoch_1.pth').write_text('mine')
+    (tmp_path / 'taken/last_checkpoint').write_text('epoch_1.pth')
     with pytest.raises(SystemExit, match='holds an earlier run.*--resume'):
         module.main([*args, '--work-dir', str(tmp_path / 'taken')])
 
