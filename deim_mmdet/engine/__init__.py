@@ -10,6 +10,7 @@ from .load_weights_hook import LoadWeightsHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .progress_hook import RichProgressHook
 from .rule_optim_wrapper_constructor import RuleOptimWrapperConstructor
+from .staged_freeze_hook import StagedFreezeHook
 from .two_stage_end_hook import TwoStageEndHook
 from .warmup_ema import WarmupEMA
 from .warmup_ema_hook import WarmupEMAHook
@@ -26,6 +27,7 @@ __all__ = [
     'NonFiniteLossHook',
     'RichProgressHook',
     'RuleOptimWrapperConstructor',
+    'StagedFreezeHook',
     'TwoStageEndHook',
     'WarmupEMA',
     'WarmupEMAHook',
