@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from mmdet.registry import HOOKS
+from mmengine.dist import broadcast
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -119,6 +120,10 @@ class StagedFreezeHook(Hook):
         if self.is_frozen:
             parameters = (p for module in self._modules(runner) for p in module.parameters())
             self._without_gradient = [p for p in parameters if p.requires_grad]
+            for module in self._modules(runner):
+                for buffer in module.buffers():
+                    # statistics that were not synchronised differ, and would from now on for good
+                    broadcast(buffer)
         for parameter in self._without_gradient:
             parameter.requires_grad_(not self.is_frozen)
             parameter.grad = None
