@@ -1,6 +1,6 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import gc
-from functools import lru_cache
+from functools import cache
 from typing import Any, Iterator, List, Optional, Sequence
 from weakref import WeakKeyDictionary
 
@@ -72,10 +72,10 @@ class StagedFreezeHook(Hook):
         modules = self._modules(runner)
         if self._is_due(runner) and not has_trained_weights(runner, modules):
             runner.logger.warning(
-                f'StagedFreezeHook freezes {", ".join(self.parts)} with random weights: nothing was '
-                'loaded. What is trained on random features that never adapt stays far below what '
-                'the same time gives without freezing. Train these parts first and set load_from '
-                'to their checkpoint, or leave the hook out.'
+                f'StagedFreezeHook freezes {", ".join(self.parts)} with random weights: nothing '
+                'was loaded. What is trained on random features that never adapt stays far below '
+                'what the same time gives without freezing. Train these parts first and set '
+                'load_from to their checkpoint, or leave the hook out.'
             )
         self.before_train_epoch(runner)
 
@@ -132,9 +132,10 @@ class StagedFreezeHook(Hook):
         wrap_anew(runner)
         parameters = list(runner.model.parameters())
         trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        total = sum(p.numel() for p in parameters)
         runner.logger.info(
             f'{", ".join(self.parts)}: {"frozen" if self.is_frozen else "trained"} from epoch '
-            f'{runner.epoch} on; {trainable:,} of {sum(p.numel() for p in parameters):,} parameters '
+            f'{runner.epoch} on; {trainable:,} of {total:,} parameters '
             'are trainable'
         )
 
@@ -174,7 +175,7 @@ def thaw(module: nn.Module) -> None:
     module.train(module.training)
 
 
-@lru_cache(maxsize=None)
+@cache
 def frozen_class(cls: type) -> type:
     """The class ``cls`` with :class:`FrozenPart` in front, under the same name."""
     return type(cls.__name__, (FrozenPart, cls), dict(__module__=cls.__module__))

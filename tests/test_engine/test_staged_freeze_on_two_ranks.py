@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
-    """Results of both ranks; one that waits for a gradient that never comes fails by the timeout."""
+    """Results of both ranks; one that waits for the other fails by the timeout."""
     folder = tmp_path_factory.mktemp('ranks')
     launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     program = ROOT / 'tests' / 'test_engine' / 'freeze_two_ranks_program.py'

@@ -25,6 +25,6 @@ auto_scale_lr = dict(enable=False, base_batch_size=16)
 
 default_hooks = dict(
     dense_o2o=dict(type='DenseO2OHook', stages=(0, mosaic_end, mosaic_end)),
-    freeze=dict(type='StagedFreezeHook', parts=['backbone', 'neck']),
+    staged_freeze=dict(type='StagedFreezeHook', parts=['backbone', 'neck']),
     ema=dict(type='WarmupEMAHook', decay=0.9999, warmup=2000),
 )

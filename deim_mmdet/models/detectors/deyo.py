@@ -67,3 +67,12 @@ class DEYO(RTDETR):
         if denoising is not None:
             denoising = replace(denoising, references=denoising.references.sigmoid())
         return super().decode(memory, spatial_shapes, selected, denoising)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        # imported here, because the conversion is built upon the models
+        from deim_mmdet.convert.stage_one import take_stage_one
+
+        # NOTE before published names are converted, which asks for all tensors
+        if not prefix:
+            take_stage_one(self, state_dict)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
