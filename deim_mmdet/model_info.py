@@ -163,7 +163,8 @@ class _ShapeOfSamples(TorchFunctionMode):
 
 def _measure(model_cfg: dict, hw: Tuple[int, int], device: str) -> List[PartInfo]:
     with torch.device(device):
-        model = MODELS.build(copy.deepcopy(model_cfg)).eval()  # some detectors change theirs
+        model = MODELS.build(copy.deepcopy(model_cfg))  # some detectors change theirs
+    model.to(device).eval()  # torch.Tensor(...) does not ask for the default device
     model.requires_grad_(True)
     params = _count_params(model)
     switch_to_deploy(model)

@@ -221,6 +221,7 @@ class Losses(Hook):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # DDQ-DETR takes about three minutes of one core
 @pytest.mark.parametrize('model', BASES)
 def test_loss_falls_on_digits(model, digits, tmp_path):
     """Twenty steps of the whole recipe on four scenes: five plain ones, five with mosaics and

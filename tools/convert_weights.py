@@ -3,7 +3,8 @@
 
     python tools/convert_weights.py deim_dfine_hgnetv2_n_coco_160e.pth work_dirs/deim_n.pth
     python tools/convert_weights.py work_dirs/mine/epoch_12.pth mine_official.pth --to official
-    python tools/convert_weights.py work_dirs/mine/epoch_12.pth mine_hf --to transformers
+    python tools/convert_weights.py work_dirs/mine/epoch_12.pth mine_hf --to transformers \\
+        --config work_dirs/mine/mine.py
 
 Reads checkpoints of DEIM, D-FINE, RT-DETRv2, RT-DETR and YOLOv8, and folders (or .safetensors
 files) of Hugging Face transformers with D-FINE, RT-DETRv2 or RT-DETR. Family and size are found
@@ -38,14 +39,19 @@ def parse_args(args=None):
     parser.add_argument(
         '--config',
         help='config of the model. mmdet: write only if all weights fit it, whatever the classes; '
-        'otherwise for models whose settings are not the published ones',
+        'official: for models whose settings are not the published ones; transformers: needed',
     )
     parser.add_argument('--classes', help='mmdet: text file with one class name per line')
     parser.add_argument(
         '--family', help='official: name of the family, where several have names for the weights'
     )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing output')
-    return parser.parse_args(args)
+    args = parser.parse_args(args)
+    if args.classes and args.to != 'mmdet':
+        parser.error('--classes goes with --to mmdet: a checkpoint of ours names its classes')
+    if args.family and args.to != 'official':
+        parser.error('--family goes with --to official')
+    return args
 
 
 def main(args=None):

@@ -138,16 +138,19 @@ def measured(metafile: str, root: Path) -> str:
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
-    from deim_mmdet.model_info import model_info
+    from deim_mmdet.model_info import MODELS, model_info
 
     init_default_scope('mmdet')
     for model in yaml.safe_load(metafile)['Models']:
         cfg = Config.fromfile(root / model['Config'])
-        total = model_info(cfg.model, cfg.get('image_hw', (64, 64)))[-1]
+        if 'image_hw' not in cfg:
+            params = sum(p.numel() for p in MODELS.build(cfg.model).parameters())
+            metafile = with_value(metafile, model['Name'], 'Parameters', params)
+            continue
+        total = model_info(cfg.model, cfg.image_hw)[-1]
+        flops = int(float(f'{total.flops:.4g}'))
         metafile = with_value(metafile, model['Name'], 'Parameters', total.params)
-        if 'image_hw' in cfg:
-            flops = int(float(f'{total.flops:.4g}'))
-            metafile = with_value(metafile, model['Name'], 'FLOPs', flops)
+        metafile = with_value(metafile, model['Name'], 'FLOPs', flops)
     return metafile
 
 

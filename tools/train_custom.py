@@ -109,14 +109,16 @@ def main(args=None) -> int:
 def configure(args) -> Config:
     work_dir = args.work_dir or os.path.join('work_dirs', f'custom_{Path(args.train_ann).stem}')
     trained = find_checkpoints(work_dir)
+    resumable = (Path(work_dir) / 'last_checkpoint').is_file()  # names what mmengine resumes
+    resume = args.resume and resumable
     # of several processes the first may have begun to write there already
-    if trained and not args.resume and os.environ.get('RANK', '0') == '0':
+    if trained and not resume and os.environ.get('RANK', '0') == '0':
         raise FileExistsError(
             f'{work_dir} holds an earlier run ({trained[0].name}, ...). Name another folder with '
-            '--work-dir, or go on with --resume.'
+            f'--work-dir{", or go on with --resume" if resumable else ""}.'
         )
     written = Path(work_dir) / Path(args.config).name
-    go_on = bool(trained) and args.resume and written.is_file()
+    go_on = resume and written.is_file()
     cfg = Config.fromfile(written if go_on else args.config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     cfg = use_coco_files(
@@ -147,7 +149,7 @@ def configure(args) -> Config:
         cfg.merge_from_dict(args.cfg_options)
     cfg.work_dir, cfg.launcher = work_dir, args.launcher
     # mmengine resumes load_from, where it is given, and the last checkpoint of work_dir otherwise
-    cfg.resume = args.resume and bool(trained)
+    cfg.resume = resume
     cfg.load_from = None if cfg.resume else args.load_from or cfg.get('load_from')
     return cfg
 

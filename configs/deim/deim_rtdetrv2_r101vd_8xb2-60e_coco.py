@@ -1,4 +1,4 @@
-# DEIM-RT-DETRv2-R101: 76.7 M parameters, 259 GFLOPs.
+# DEIM-RT-DETRv2-R101: 76.7 M parameters, 249 GFLOPs.
 # Published: 55.5* AP on COCO val2017 after 60 epochs of 8 x 2 images (RT-DETRv2: 54.3*).
 _base_ = './deim_rtdetrv2_r50vd_8xb2-60e_coco.py'
 

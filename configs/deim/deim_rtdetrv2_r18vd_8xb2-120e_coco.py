@@ -1,4 +1,4 @@
-# DEIM-RT-DETRv2-R18: 20.2 M parameters, 60 GFLOPs.
+# DEIM-RT-DETRv2-R18: 20.2 M parameters, 58 GFLOPs.
 # Published: 49.0* AP on COCO val2017 after 120 epochs of 8 x 2 images (RT-DETRv2: 47.9*).
 _base_ = './deim_rtdetrv2_r50vd_8xb2-60e_coco.py'
 

@@ -1,4 +1,4 @@
-# DEIM-RT-DETRv2-R34: 31.4 M parameters, 92 GFLOPs.
+# DEIM-RT-DETRv2-R34: 31.4 M parameters, 90 GFLOPs.
 # Published: 50.9* AP on COCO val2017 after 120 epochs of 8 x 2 images (RT-DETRv2: 49.9*).
 _base_ = './deim_rtdetrv2_r50vd_8xb2-60e_coco.py'
 

@@ -1,6 +1,6 @@
 # DEIM-RT-DETRv2-R50 (DEIM: DETR with Improved Matching, CVPR 2025,
 # https://arxiv.org/abs/2412.04234)
-# 42.9 M parameters, 136 GFLOPs at 640 x 640.
+# 42.9 M parameters, 131 GFLOPs at 640 x 640.
 # Published: 54.3* AP on COCO val2017 after 60 epochs of 8 x 2 images.
 # * published; this package has not trained it on COCO.
 # bash tools/dist_train.sh configs/deim/deim_rtdetrv2_r50vd_8xb2-60e_coco.py 8

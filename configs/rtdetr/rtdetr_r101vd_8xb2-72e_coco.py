@@ -1,4 +1,4 @@
-# RT-DETR-R101: 76.6 M parameters, 259 GFLOPs.
+# RT-DETR-R101: 76.6 M parameters, 249 GFLOPs.
 # Published: 54.3* AP on COCO val2017 after 72 epochs of 8 x 2 images.
 _base_ = './rtdetr_r50vd_8xb2-72e_coco.py'
 

@@ -1,4 +1,4 @@
-# RT-DETR-R18: 20.2 M parameters, 60 GFLOPs.
+# RT-DETR-R18: 20.2 M parameters, 58 GFLOPs.
 # Published: 46.5* AP on COCO val2017 after 72 epochs of 8 x 2 images.
 _base_ = './rtdetr_r50vd_8xb2-72e_coco.py'
 

@@ -1,4 +1,4 @@
-# RT-DETR-R34: 31.4 M parameters, 92 GFLOPs.
+# RT-DETR-R34: 31.4 M parameters, 90 GFLOPs.
 # Published: 48.9* AP on COCO val2017 after 72 epochs of 8 x 2 images.
 _base_ = './rtdetr_r50vd_8xb2-72e_coco.py'
 

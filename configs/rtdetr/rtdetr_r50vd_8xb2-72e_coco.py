@@ -1,6 +1,6 @@
 # RT-DETR-R50 (DETRs Beat YOLOs on Real-time Object Detection, CVPR 2024,
 # https://arxiv.org/abs/2304.08069)
-# 42.9 M parameters, 136 GFLOPs at 640 x 640.
+# 42.9 M parameters, 131 GFLOPs at 640 x 640.
 # Published: 53.1* AP on COCO val2017 after 72 epochs of 8 x 2 images.
 # * published; this package has not trained it on COCO.
 # bash tools/dist_train.sh configs/rtdetr/rtdetr_r50vd_8xb2-72e_coco.py 8

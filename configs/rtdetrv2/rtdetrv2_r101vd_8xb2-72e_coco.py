@@ -1,4 +1,4 @@
-# RT-DETRv2-R101: 76.6 M parameters, 259 GFLOPs.
+# RT-DETRv2-R101: 76.6 M parameters, 249 GFLOPs.
 # Published: 54.3* AP on COCO val2017 after 72 epochs of 8 x 2 images.
 _base_ = './rtdetrv2_r50vd_8xb2-72e_coco.py'
 

@@ -1,4 +1,4 @@
-# RT-DETRv2-R18: 20.2 M parameters, 60 GFLOPs.
+# RT-DETRv2-R18: 20.2 M parameters, 58 GFLOPs.
 # Published: 48.1* AP on COCO val2017 after 120 epochs of 8 x 2 images (47.9* in the paper).
 _base_ = './rtdetrv2_r50vd_8xb2-72e_coco.py'
 

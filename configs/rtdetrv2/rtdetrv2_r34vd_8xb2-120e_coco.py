@@ -1,4 +1,4 @@
-# RT-DETRv2-R34: 31.4 M parameters, 92 GFLOPs.
+# RT-DETRv2-R34: 31.4 M parameters, 90 GFLOPs.
 # Published: 49.9* AP on COCO val2017 after 120 epochs of 8 x 2 images.
 _base_ = './rtdetrv2_r50vd_8xb2-72e_coco.py'
 

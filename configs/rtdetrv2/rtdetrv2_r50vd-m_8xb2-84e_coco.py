@@ -1,4 +1,4 @@
-# RT-DETRv2-R50-m: 36.6 M parameters, 100 GFLOPs.
+# RT-DETRv2-R50-m: 36.6 M parameters, 97 GFLOPs.
 # Published: 51.9* AP on COCO val2017 after 84 epochs of 8 x 2 images.
 _base_ = './rtdetrv2_r50vd_8xb2-72e_coco.py'
 

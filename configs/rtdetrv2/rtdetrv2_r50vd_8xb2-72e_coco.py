@@ -1,6 +1,6 @@
 # RT-DETRv2-R50 (RT-DETRv2: Improved Baseline with Bag-of-Freebies,
 # https://arxiv.org/abs/2407.17140)
-# 42.9 M parameters, 136 GFLOPs at 640 x 640.
+# 42.9 M parameters, 131 GFLOPs at 640 x 640.
 # Published: 53.4* AP on COCO val2017 after 72 epochs of 8 x 2 images.
 # * published; this package has not trained it on COCO.
 # bash tools/dist_train.sh configs/rtdetrv2/rtdetrv2_r50vd_8xb2-72e_coco.py 8

@@ -19,8 +19,10 @@ def setup():
     mmcv_ext.install()
     py314.install()
     # These import mmengine, so they have to come after the rest.
+    from . import broken_files
     from .checkpoint import allow_mmengine_checkpoints
     from .cpu_distributed import init_cpu_process_group
 
     allow_mmengine_checkpoints()
+    broken_files.install()
     init_cpu_process_group()

@@ -1,16 +1,11 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-from .checkpoint_file import (
-    convert_checkpoint_file,
-    export_checkpoint_file,
-    load_weights_only,
-    new_output,
-    read_published,
-    refuse_other_content,
-)
+from .checkpoint_file import convert_checkpoint_file, export_checkpoint_file, read_published
 from .configs import describe_configs, fitting_configs
 from .families import FAMILIES
 from .family import Family, PublishedForm
 from .mmdet_checkpoint import check_class_names, to_mmdet_checkpoint, to_official_checkpoint
+from .new_output import new_output
+from .pytorch_file import load_weights_only
 from .state_dict import (
     ConversionReport,
     convert_state_dict,
@@ -35,7 +30,6 @@ __all__ = [
     'new_output',
     'published_weights',
     'read_published',
-    'refuse_other_content',
     'revert_state_dict',
     'to_mmdet_checkpoint',
     'to_official_checkpoint',

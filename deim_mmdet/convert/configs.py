@@ -5,11 +5,11 @@ import json
 import os
 from functools import cache
 from pathlib import Path
-from typing import Dict, List, Mapping, Tuple
+from typing import Dict, List, Mapping, Tuple, Union
 
 import torch
 from mmdet.registry import MODELS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
@@ -83,10 +83,29 @@ def model_differences(
 
 
 def model_state(cfg: Config) -> Dict[str, Tensor]:
-    """State dict of the model of a config, without its denoising: names and shapes, no values."""
-    part = {key: value for key, value in cfg.model.items() if key not in WEIGHTLESS}
+    """State dict of the model of a config, without its denoising: names and shapes, no values.
+
+    Raises:
+        ValueError: See :func:`model_of`.
+    """
+    part = {key: value for key, value in model_of(cfg).items() if key not in WEIGHTLESS}
     part['backbone'] = {**part.get('backbone', {}), 'init_cfg': None}  # ImageNet weights
     return _state_of(json.dumps(part, sort_keys=True))
+
+
+def model_of(cfg: Config) -> ConfigDict:
+    """The model of a config, which is of a family whose weights are converted.
+
+    Raises:
+        ValueError: The config has no model, or another one.
+    """
+    model = cfg.get('model') or ConfigDict(type=None)
+    if not _has_a_family(model.type):
+        raise ValueError(
+            f'The model of the config is {model.type}, whose weights are not converted: name the '
+            'config of an RT-DETR, D-FINE, DEIM or YOLOv8.'
+        )
+    return model
 
 
 def coco_configs() -> List[Path]:
@@ -104,10 +123,14 @@ def _candidates() -> Dict[Path, Dict[str, Tensor]]:
     states = {}
     for path in coco_configs():
         cfg = Config.fromfile(path, import_custom_modules=False)
-        model = MODELS.get(cfg.model.type)
-        if isinstance(model, type) and issubclass(model, (RTDETR, YOLOv8)):
+        if _has_a_family(cfg.model.type):
             states[path] = model_state(cfg)
     return states
+
+
+def _has_a_family(kind: Union[str, type, None]) -> bool:
+    cls = MODELS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(cls, type) and issubclass(cls, (RTDETR, YOLOv8))
 
 
 @cache

@@ -32,9 +32,15 @@ def anchors_and_scales(
         dict[str, Tensor]: By published name.
 
     Raises:
-        ValueError: The weights have other sampling points.
+        ValueError: The weights have other sampling points, or are not those of a whole detector.
     """
     num_levels = len({key.split('.')[2] for key in weights if key.startswith('neck.input_projs.')})
+    stages = {int(key.split('.')[2]) for key in weights if key.startswith(BACKBONE_STAGES)}
+    if not num_levels or not stages:
+        raise ValueError(
+            f'Backbone or neck is missing among the {len(weights)} weights: give the checkpoint of '
+            'a whole detector.'
+        )
     points = form.points_per_level or next(
         (row for row in published_points if len(row) == num_levels), ()
     )
@@ -49,9 +55,8 @@ def anchors_and_scales(
             )
         scale = torch.tensor([1 / n for n in points for _ in range(n)])
         tensors[f'decoder.decoder.layers.{index}.cross_attn.num_points_scale'] = scale
-    last_stage = max(int(key.split('.')[2]) for key in weights if key.startswith(BACKBONE_STAGES))
     # the encoder takes the last stages
-    strides = [STEM_STRIDE << last_stage - level for level in reversed(range(num_levels))]
+    strides = [STEM_STRIDE << max(stages) - level for level in reversed(range(num_levels))]
     shapes = tuple(tuple(side // stride for side in form.input_hw) for stride in strides)
     anchors, valid = grid_anchors(shapes, torch.device('cpu'))
     tensors['decoder.anchors'], tensors['decoder.valid_mask'] = anchors.clone(), valid.clone()

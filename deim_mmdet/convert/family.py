@@ -101,7 +101,7 @@ class Family:
 
     @cached_property
     def _dropped_patterns(self) -> List[Tuple[re.Pattern, str]]:
-        rows = [(second, f'second copy of {first}') for second, first in self.copies]
+        rows = [(second, 'second copy of another') for second, _ in self.copies]
         return [(self._pattern(published), reason) for published, reason in (*self.dropped, *rows)]
 
     def _pattern(self, template: str, back: bool = False) -> re.Pattern:

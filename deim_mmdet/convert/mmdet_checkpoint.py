@@ -3,20 +3,19 @@
 
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from mmengine.logging import print_log
 from torch import Tensor
 
-from .class_rows import classes_of_rows, count_class_rows
+from .class_rows import NO_CLASS, classes_of_rows, count_class_rows
 from .families import FAMILIES
 from .family import PublishedForm
 from .state_dict import ConversionReport, convert_state_dict, is_published, revert_state_dict
-
-UNUSED_ROW = '(none)'  # a row of the head that stands for no class
 
 
 def to_mmdet_checkpoint(
     checkpoint: Mapping[str, Any], classes: Optional[Sequence[str]] = None
 ) -> Mapping[str, Any]:
-    """An MMDetection checkpoint of whatever checkpoint is given.
+    """An MMDetection checkpoint of whatever checkpoint is given; a log line says what was done.
 
     Args:
         checkpoint (Mapping): A published checkpoint of a known family, an MMDetection checkpoint,
@@ -34,7 +33,9 @@ def to_mmdet_checkpoint(
         if 'state_dict' in checkpoint:
             return checkpoint
         return dict(meta={}, state_dict=checkpoint)
-    return converted_checkpoint(checkpoint, classes)[0]
+    converted, report = converted_checkpoint(checkpoint, classes)
+    print_log(report.summary, logger='current')
+    return converted
 
 
 def converted_checkpoint(
@@ -58,7 +59,7 @@ def converted_checkpoint(
     if classes is not None:
         check_class_names(classes, num_classes, known)
     elif known is not None:
-        classes = [UNUSED_ROW if name is None else name for name in known]
+        classes = _names(known)
     meta = dict(weights=report.source, published_family=report.family)
     if classes is not None:
         meta['dataset_meta'] = dict(classes=tuple(classes))
@@ -143,4 +144,4 @@ def _official_family(published: Optional[str]) -> Optional[str]:
 
 
 def _names(names: Sequence[Optional[str]]) -> List[str]:
-    return [UNUSED_ROW if name is None else name for name in names]
+    return [NO_CLASS if name is None else name for name in names]

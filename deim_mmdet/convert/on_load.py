@@ -1,7 +1,6 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """What happens to weights when they are loaded into one of our models."""
 
-import logging
 from typing import Any, Dict, Sequence
 
 import torch.nn as nn
@@ -39,12 +38,7 @@ def convert_published(module: nn.Module, state_dict: Dict[str, Any]) -> None:
         )
     state_dict.clear()
     state_dict.update(converted)
-    print_log(
-        f'Published weights of {report.family} ({report.source}): {len(report.mapped)} tensors '
-        f'converted, {len(report.dropped)} not needed, none missing.',
-        logger='current',
-        level=logging.INFO,
-    )
+    print_log(report.summary, logger='current')
 
 
 def refuse_other_models(module: nn.Module, state_dict: Dict[str, Any], prefix: str) -> None:

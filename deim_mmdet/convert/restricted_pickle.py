@@ -233,8 +233,8 @@ def _load_legacy(file: BinaryIO) -> Any:
         flat = storages[key]
         if numel != len(flat):
             raise pickle.UnpicklingError(f'storage {key} has {numel} elements, not {len(flat)}')
-        data = file.read(flat.nbytes)
-        if len(data) != flat.nbytes:
+        data = file.read(numel * flat.element_size())
+        if len(data) != numel * flat.element_size():
             raise EOFError(f'storage {key} is cut off')
         if data:
             flat.copy_(torch.frombuffer(bytearray(data), dtype=flat.dtype))

@@ -49,6 +49,14 @@ class ConversionReport:
         """Nothing is missing, unused or of another shape, as far as that was compared."""
         return not (self.missing or self.unused or self.mismatched)
 
+    @property
+    def summary(self) -> str:
+        """One line for a log."""
+        return (
+            f'Published weights of {self.family} ({self.source}): {len(self.mapped)} tensors '
+            f'converted, {len(self.dropped)} not needed.'
+        )
+
     def take_comparison(self, other: 'ConversionReport') -> None:
         """Take over what another report found when it compared the weights with a model."""
         self.missing, self.unused, self.mismatched = other.missing, other.unused, other.mismatched
@@ -185,11 +193,7 @@ def published_weights(checkpoint: Mapping[str, Any]) -> Tuple[Mapping[str, Tenso
     Raises:
         ValueError: No weights are found, or the checkpoint is an MMDetection checkpoint.
     """
-    if not isinstance(checkpoint, Mapping):
-        raise ValueError(
-            f'A checkpoint is a dict of tensors, this is a {type(checkpoint).__name__}: save '
-            "the model's `state_dict()`, not the model."
-        )
+    refuse_other_objects(checkpoint)
     if 'state_dict' in checkpoint:
         raise ValueError(
             'This is an MMDetection checkpoint (it has a `state_dict`): it needs no conversion.'
@@ -211,6 +215,19 @@ def published_weights(checkpoint: Mapping[str, Any]) -> Tuple[Mapping[str, Tenso
     if all(key.startswith('module.') for key in weights):  # saved from a distributed wrapper
         weights = {key[len('module.') :]: value for key, value in weights.items()}
     return weights, source
+
+
+def refuse_other_objects(checkpoint: Any) -> None:
+    """Refuse what a file holds when it is no dict.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(
+            f'A checkpoint is a dict of tensors, this is a {type(checkpoint).__name__}: save '
+            "the model's `state_dict()`, not the model."
+        )
 
 
 def _family_of(weights: Mapping[str, Tensor]) -> Family:

@@ -13,11 +13,12 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from mmengine.config import Config
 from torch import Tensor
 
-from . import checkpoint_file
-from .class_rows import count_class_rows
+from deim_mmdet.compat.broken_files import refuse_other_content
+
+from .class_rows import NO_CLASS, count_class_rows
 from .configs import describe_configs, model_differences, model_state
 from .family import PublishedForm
-from .mmdet_checkpoint import UNUSED_ROW
+from .pytorch_file import load_weights_only
 from .rtdetr import RTDETR
 from .state_dict import revert_state_dict
 from .transformers_config import (
@@ -81,8 +82,8 @@ def write_transformers(
     Args:
         checkpoint (Mapping): MMDetection checkpoint, or its weights.
         folder (Path): New folder.
-        config (Config, optional): Config of the model. Defaults to None: the one in the
-            checkpoint, which training puts there.
+        config (Config, optional): Config of the model. Defaults to None, which is refused: weights
+            do not show activations, and the config in a checkpoint is code, which is not run.
 
     Returns:
         str: Name of the family whose names were given.
@@ -95,7 +96,11 @@ def write_transformers(
     save_file = _safetensors().save_file
     meta = checkpoint.get('meta') or {}
     weights = checkpoint.get('state_dict', checkpoint)
-    config = config or _config_in(meta, weights)
+    if config is None:
+        raise ValueError(
+            'transformers needs the config of the model, which weights alone do not show: give it '
+            f'(--config). {describe_configs(weights)}'
+        )
     _refuse_other_weights(weights, config)
     model = _model_of_weights(config.model, weights)
     published = meta.get('published_family')
@@ -117,6 +122,8 @@ def write_transformers(
         metadata={'format': 'pt'},
     )
     _write_json(folder / 'config.json', theirs)
+    # safetensors makes private files; weights are as readable as any other new file
+    shutil.copymode(folder / 'config.json', folder / 'model.safetensors')
     _write_json(folder / 'preprocessor_config.json', preprocessor_config(config))
     if 'auto_map' in theirs:
         shutil.copyfile(Path(__file__).with_name(OWN_CODE), folder / OWN_CODE)
@@ -142,7 +149,7 @@ def read_config(folder: Path) -> Dict[str, Any]:
             f'{folder} has no config.json: give a folder that `save_pretrained` wrote, or one '
             'downloaded from the hub.'
         )
-    checkpoint_file.refuse_other_content(path)
+    refuse_other_content(path)
     try:
         config = json.loads(path.read_text(encoding='utf-8'))
         model_type = config.get('model_type')
@@ -225,7 +232,7 @@ def _weight_files(folder: Path) -> List[Path]:
             return [folder / name]
         index = folder / f'{name}.index.json'
         if index.is_file():
-            checkpoint_file.refuse_other_content(index)
+            refuse_other_content(index)
             try:
                 shards = sorted(set(json.loads(index.read_text())['weight_map'].values()))
             except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -240,10 +247,10 @@ def _weight_files(folder: Path) -> List[Path]:
 
 def _load(path: Path) -> Dict[str, Tensor]:
     if path.suffix != '.safetensors':
-        return checkpoint_file.load_weights_only(path)
+        return load_weights_only(path)
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing: download it too.')
-    checkpoint_file.refuse_other_content(path)
+    refuse_other_content(path)
     load_file = _safetensors().load_file
     try:
         return load_file(path)
@@ -277,16 +284,7 @@ def _classes_in(meta: Mapping[str, Any]) -> Optional[List[str]]:
     names = (meta.get('dataset_meta') or {}).get('classes')
     if names is None:
         return None
-    return [f'LABEL_{i}' if name == UNUSED_ROW else name for i, name in enumerate(names)]
-
-
-def _config_in(meta: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Config:
-    if not meta.get('cfg'):
-        raise ValueError(
-            'The checkpoint does not hold the config of its model, which transformers needs: give '
-            f'it (--config). {describe_configs(weights)}'
-        )
-    return Config.fromstring(meta['cfg'], '.py')
+    return [f'LABEL_{i}' if name == NO_CLASS else name for i, name in enumerate(names)]
 
 
 def _refuse_other_weights(weights: Mapping[str, Tensor], config: Config) -> None:

@@ -9,12 +9,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
+from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 
-from ..convert import to_mmdet_checkpoint
 from ..convert.class_rows import class_tensors, fit_class_rows
+from ..convert.on_load import convert_published
 from .checks import (
     CheckedAnnotations,
     Problem,
@@ -25,6 +26,7 @@ from .checks import (
     check_num_classes,
     read_annotations,
 )
+from .coco import CheckedCocoDataset
 
 MODES = ('train', 'val', 'test')
 SHOWN = 5  # unreadable images that are named
@@ -143,6 +145,17 @@ def check_config(cfg: Config) -> Tuple[List[CheckedFiles], List[Problem]]:
     checked, problems = [], []
     for mode in MODES:
         for dataset in find_datasets((cfg.get(f'{mode}_dataloader') or {}).get('dataset')):
+            if not _reads_coco_files(dataset):
+                problems.append(
+                    Problem(
+                        'warning',
+                        f'{mode}_dataloader',
+                        f'data sets of type {dataset["type"]} are not checked, only COCO-format '
+                        'files are.',
+                        'Training reports what it cannot read.',
+                    )
+                )
+                continue
             files = _check_dataset(dataset, mode)
             if files is None:
                 root = dataset.get('data_root', 'data/digits')
@@ -191,7 +204,7 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
     """Whether the checkpoint that ``load_from`` names fits the model of a configuration.
 
     Args:
-        cfg (Config): The configuration; LoadWeightsHook does what it does in a run.
+        cfg (Config): The configuration; its LoadWeightsHook is taken into account.
         classes (Sequence[str], optional): Classes of the training data. Defaults to None: not
             known.
 
@@ -201,6 +214,9 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
     path = cfg.get('load_from')
     if not path or '://' in path:
         return []
+    if osp.isdir(path):
+        remedy = 'Convert it by tools/convert_weights.py first, and name the new file.'
+        return [Problem('error', path, 'the checkpoint is a folder.', remedy)]
     if not osp.isfile(path):
         return [Problem('error', path, 'the checkpoint does not exist.', 'Correct load_from.')]
     try:
@@ -212,19 +228,18 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
     weights = own.state_dict()
     hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
     load = next((hook for hook in hooks if hook and hook['type'] == 'LoadWeightsHook'), None)
-    state, warnings = checkpoint.get('state_dict', checkpoint), []
-    if load is not None:
-        try:
-            checkpoint = to_mmdet_checkpoint(checkpoint)
-            state = checkpoint['state_dict']
-            if classes and class_tensors(state):
-                fitted = fit_class_rows(checkpoint, weights, classes, load.get('aliases'))
-                state = fitted.state
-                if fitted.hint:
-                    warnings = [Problem('warning', path, f'{fitted.message}.', fitted.hint)]
-        except ValueError as error:
-            message, _, remedy = str(error).rpartition('. ')
-            return [Problem('error', path, f'{message}.', remedy)]
+    state, warnings = dict(checkpoint.get('state_dict', checkpoint)), []
+    try:
+        convert_published(own, state)
+        if load is not None and classes and class_tensors(state):
+            loaded = dict(state_dict=state, meta=checkpoint.get('meta'))
+            fitted = fit_class_rows(loaded, weights, classes, load.get('aliases'))
+            state = fitted.state
+            if fitted.hint:
+                warnings = [Problem('warning', path, f'{fitted.message}.', fitted.hint)]
+    except ValueError as error:
+        message, _, remedy = str(error).rpartition('. ')
+        return [Problem('error', path, f'{message}.', remedy)]
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     common = [name for name in state if name in shapes]
     if not common:
@@ -246,7 +261,9 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
     )
     try:
         load_state_dict(own, state, strict=False, logger=logging.getLogger('unheard'))
-    except (RuntimeError, ValueError):
+    except ValueError as error:  # of our models, which know the configurations that fit
+        return [Problem('error', path, f'{message}.', str(error))]
+    except RuntimeError:
         remedy = 'Use the configuration that the checkpoint was trained with.'
         return [Problem('error', path, f'{message}.', remedy)]
     remedy = 'Expected when the number of classes changes; otherwise name another checkpoint.'
@@ -360,9 +377,19 @@ def _image_loaders(dataset: dict) -> List[dict]:
     return [step for step in steps if step['type'] == 'LoadReadableImage']
 
 
+def _reads_coco_files(dataset: dict) -> bool:
+    """Whether a data set takes paths and categories as they stand in a COCO-format file."""
+    cls = _dataset_class(dataset)
+    return isinstance(cls, type) and (cls is CocoDataset or issubclass(cls, CheckedCocoDataset))
+
+
+def _dataset_class(dataset: dict) -> Optional[type]:
+    return DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+
+
 def _check_dataset(dataset: dict, mode: str) -> Optional[CheckedFiles]:
     """None for digits that are not built yet."""
-    cls = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+    cls = _dataset_class(dataset)
     metainfo: Dict = {**(getattr(cls, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
     # The class itself joins the paths; nothing is read with lazy_init.
     known = {key: value for key, value in dataset.items() if key not in ('type', 'pipeline')}

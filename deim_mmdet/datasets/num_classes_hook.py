@@ -48,7 +48,7 @@ class CheckClassesHook(Hook):
             classes[mode] = tuple(names)
             _raise_first(check_num_classes(num_classes, names, f'{mode}_dataloader'))
             _check_metrics(loop, dataset)
-        if classes.get('train', ()) != classes.get('val', classes.get('train', ())):
+        if {'train', 'val'} <= set(classes) and classes['train'] != classes['val']:
             raise ValueError(
                 f'Training and validation have different classes: {classes["train"]} and '
                 f'{classes["val"]}. Labels would be mixed up. Give both data sets the same '

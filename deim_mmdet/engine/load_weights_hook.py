@@ -7,8 +7,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
-from ..convert import to_mmdet_checkpoint
 from ..convert.class_rows import class_tensors, fit_class_rows
+from ..convert.on_load import convert_published
 
 
 @HOOKS.register_module()
@@ -46,9 +46,11 @@ class LoadWeightsHook(Hook):
         if runner._resume:
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        fitting = dict(to_mmdet_checkpoint(checkpoint))
-        checkpoint.clear()
-        checkpoint.update(fitting)
+        if 'state_dict' not in checkpoint:
+            weights = dict(checkpoint)
+            convert_published(model, weights)
+            checkpoint.clear()
+            checkpoint['state_dict'] = weights
         wanted = dataset_classes(runner)
         if wanted is None or not class_tensors(checkpoint['state_dict']):
             return

@@ -42,17 +42,27 @@ def set_epochs(cfg: Config, epochs: int) -> Config:
         return scale_epoch(epoch, old, epochs)
 
     cfg.train_cfg.max_epochs = epochs
+    if cfg.train_cfg.get('dynamic_intervals'):
+        cfg.train_cfg.dynamic_intervals = [
+            (at(begin), interval) for begin, interval in cfg.train_cfg.dynamic_intervals
+        ]
     schedulers = cfg.get('param_scheduler') or []
     for scheduler in [schedulers] if isinstance(schedulers, dict) else schedulers:
         if scheduler.get('by_epoch', True):
             _scale_scheduler(scheduler, at, old, epochs)
+    if isinstance(schedulers, list):
+        # a warm-up of less than half an epoch is none
+        cfg.param_scheduler = [s for s in schedulers if s.get('begin', 0) != s.get('end')]
     for hook in _hooks(cfg):
         for name in ('stages', 'mixup'):
             if hook['type'] == 'DenseO2OHook' and hook.get(name):
                 hook[name] = tuple(at(epoch) for epoch in hook[name])
-        for kind, name in (('TwoStageEndHook', 'begin'), ('PipelineSwitchHook', 'switch_epoch')):
-            if hook['type'] == kind:
-                hook[name] = at(hook[name])
+        if hook['type'] == 'TwoStageEndHook' and hook['begin']:
+            hook['begin'] = max(1, at(hook['begin']))  # a first stage, to go back to
+        if hook['type'] == 'PipelineSwitchHook':
+            hook['switch_epoch'] = at(hook['switch_epoch'])
+        if hook['type'] == 'YOLOXModeSwitchHook':
+            hook['num_last_epochs'] = epochs - at(old - hook['num_last_epochs'])
     for name in EPOCHS:
         if isinstance(cfg.get(name), int):
             cfg[name] = at(cfg[name])
@@ -82,7 +92,8 @@ def use_recipe(cfg: Config, recipe: Config) -> Config:
 
     Model and data stay. Loop, optimiser, learning rate and the hooks that both name become those of
     the recipe, and so do those that only the recipe has; ``DenseO2OHook`` is left out where there
-    was none, since nothing would be there to steer.
+    was none, since nothing would be there to steer. The other hooks keep their share of the run, as
+    in :func:`set_epochs`.
 
     Args:
         cfg (Config): A configuration of a detector.
@@ -91,7 +102,8 @@ def use_recipe(cfg: Config, recipe: Config) -> Config:
     Returns:
         Config: The new configuration.
     """
-    cfg = copy.deepcopy(cfg)
+    in_epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
+    cfg = set_epochs(cfg, recipe.train_cfg.max_epochs) if in_epochs else copy.deepcopy(cfg)
     recipe = copy.deepcopy(recipe)
     for name in (*SCHEDULE, *EPOCHS, 'no_aug_epochs'):
         if name in recipe:
@@ -106,6 +118,8 @@ def use_recipe(cfg: Config, recipe: Config) -> Config:
         if hook['type'] != 'DenseO2OHook' or hook['type'] in types
     }
     replaced = {hook['type'] for hook in new.values()}
+    if 'WarmupEMAHook' in replaced:
+        replaced.add('EMAHook')  # two averages would swap their weights with each other
     cfg.custom_hooks = [h for h in cfg.get('custom_hooks') or [] if h['type'] not in replaced]
     for name in [name for name, hook in hooks.items() if hook and hook['type'] in replaced]:
         del hooks[name]

@@ -339,6 +339,32 @@ def test_official_and_back_as_files(tmp_path):
             export_checkpoint_file(tmp_path / 'b.pth', tmp_path / name)
 
 
+@pytest.mark.parametrize('to', ['official', 'transformers'])
+@pytest.mark.parametrize(
+    'checkpoint, model, message',
+    [
+        ({'state_dict': {}}, 'RTDETR', 'missing among the 0 weights|not those of the model'),
+        ([torch.zeros(1)], 'RTDETR', 'this is a list'),
+        (
+            {'state_dict': small_weights()},
+            'FasterRCNN',
+            'is FasterRCNN.*name the config',
+        ),
+        ({'state_dict': small_weights()}, None, 'model of the config is None'),
+    ],
+)
+def test_what_cannot_be_exported(tmp_path, to, checkpoint, model, message):
+    source = save(checkpoint, tmp_path / 'a.pth')
+    cfg = Config.fromfile(CONFIGS / 'rtdetr/rtdetr_r18vd_8xb2-72e_coco.py')
+    if model is None:
+        cfg.pop('model')
+    else:
+        cfg.model.type = model
+    with pytest.raises(ValueError, match=message):
+        export_checkpoint_file(source, tmp_path / 'b', to, config=cfg)
+    assert os.listdir(tmp_path) == ['a.pth']
+
+
 @pytest.mark.parametrize('folder', [False, True])
 def test_new_output_is_complete_or_absent(tmp_path, folder):
     def make(path, text):
@@ -460,3 +486,6 @@ def test_tool_writes_published_checkpoints(tmp_path, monkeypatch, capsys):
     assert set(load_weights_only(tmp_path / 'c.pth')) == {'model', 'ema', 'last_epoch'}
     with pytest.raises(SystemExit, match="error: .*no family 'YOLO'.*'RT-DETR'"):
         run_tool(monkeypatch, *args[:3], 'official', '--family', 'YOLO', '--overwrite')
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, *args[:2], '--family', 'RT-DETR')
+    assert '--family goes with --to official' in capsys.readouterr().err

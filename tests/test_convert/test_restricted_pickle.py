@@ -8,11 +8,18 @@ import pickle
 import sys
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
-from deim_mmdet.convert import convert_checkpoint_file, load_weights_only, read_published
+from deim_mmdet.convert import (
+    convert_checkpoint_file,
+    export_checkpoint_file,
+    load_weights_only,
+    read_published,
+)
 from deim_mmdet.convert.restricted_pickle import (
     load_without_classes,
     read_pickled_model,
@@ -20,6 +27,7 @@ from deim_mmdet.convert.restricted_pickle import (
 )
 from tests.test_convert.published import published_state
 
+ROOT = Path(__file__).parents[2]
 FOREIGN = '''
 import torch
 from torch import nn
@@ -159,6 +167,13 @@ def test_yolov8_through_the_converter(foreign, tmp_path):
         converted['state_dict']['backbone.stem.conv.weight'],
         weights['model.0.conv.weight'].float(),
     )
+
+    config = Config.fromfile(ROOT / 'configs/yolov8/yolov8_n_8xb16-500e_coco.py')
+    assert convert_checkpoint_file(source, tmp_path / 'again.pth', config).fits
+    family = export_checkpoint_file(tmp_path / 'out.pth', tmp_path / 'back.pt', config=config)
+    assert family == 'YOLOv8'
+    back = load_weights_only(tmp_path / 'back.pt')['model']
+    assert set(back) == set(weights)
 
 
 # -- harm

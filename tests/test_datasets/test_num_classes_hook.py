@@ -32,7 +32,7 @@ class Toy(BaseModel):
         pytest.fail('the run has started')
 
 
-def run(coco, tmp_path, model, metric=CheckedCocoMetric, val=None, val_classes=None):
+def run(coco, tmp_path, model, metric=CheckedCocoMetric, val=None, val_classes=None, train=True):
     train_ann = coco(OBJECTS)
     val_ann = coco(OBJECTS, 'val.json', **(val or {}))
     folder = os.path.join(os.path.dirname(train_ann), 'images')
@@ -59,7 +59,7 @@ def run(coco, tmp_path, model, metric=CheckedCocoMetric, val=None, val_classes=N
         cfg=dict(model=dict(bbox_head=dict(num_classes=model.bbox_head.num_classes))),
     )
     runner.register_hook(CheckClassesHook())
-    runner.train()
+    runner.train() if train else runner.val()
 
 
 STARTED = pytest.raises(pytest.fail.Exception, match='the run has started')
@@ -68,6 +68,13 @@ STARTED = pytest.raises(pytest.fail.Exception, match='the run has started')
 def test_a_run_that_fits_starts(coco, tmp_path):
     with STARTED:
         run(coco, tmp_path, Toy(2, rpn=True))  # a proposal head has one class of its own
+
+
+def test_a_validation_alone_starts(coco, tmp_path):
+    with STARTED:
+        run(coco, tmp_path, Toy(2), train=False)
+    with pytest.raises(ValueError, match='num_classes is 80'):
+        run(coco, tmp_path, Toy(80), train=False)
 
 
 def test_another_number_of_classes_is_refused_before_the_first_step(coco, tmp_path):

@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
+import mmdet
 import pytest
 from mmengine.config import Config
 
@@ -9,6 +10,7 @@ from deim_mmdet.engine.recipe import find_hook, scale_epoch, set_epochs, use_rec
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 COCO = CONFIGS / 'deim/deim_dfine_hgnetv2-n_8xb16-160e_coco.py'
 FINETUNE = CONFIGS / '_base_/schedules/finetune.py'
+YOLOX = 'yolox/yolox_tiny_8xb8-300e_coco.py'
 
 SCALED = [  # epoch, length of its run, new length, new epoch
     (0, 160, 30, 0),
@@ -66,12 +68,31 @@ def test_schedules_of_mmdet():
     assert new.custom_hooks[1].stages == (4, 12, 20) and new.custom_hooks[1].mixup == (6, 12)
 
 
+def test_yolox_of_mmdet():
+    cfg = Config.fromfile(Path(mmdet.__file__).parent / '.mim/configs' / YOLOX)
+    cfg.train_cfg.dynamic_intervals = [(285, 1)]
+    new = set_epochs(cfg, 30)
+    # its warm-up of 5 epochs of 300 would be half an epoch long
+    assert [(s.type, s.begin, s.end) for s in new.param_scheduler] == [
+        ('CosineAnnealingLR', 0, 28),
+        ('ConstantLR', 28, 30),
+    ]
+    assert find_hook(new, 'YOLOXModeSwitchHook').num_last_epochs == 2
+    assert new.train_cfg.dynamic_intervals == [(28, 1)]
+
+    tuned = use_recipe(cfg, Config.fromfile(FINETUNE))  # of 30 epochs
+    assert find_hook(tuned, 'YOLOXModeSwitchHook').num_last_epochs == 2
+    assert find_hook(tuned, 'WarmupEMAHook') and find_hook(tuned, 'EMAHook') is None
+    assert find_hook(cfg, 'EMAHook') and find_hook(cfg, 'YOLOXModeSwitchHook').num_last_epochs == 15
+
+
 @pytest.mark.parametrize('epochs', [1, 2, 3, 7])
 def test_short_runs_keep_their_order(epochs):
     new = set_epochs(Config.fromfile(COCO), epochs)
     e0, e1, e2 = new.default_hooks.dense_o2o.stages
     assert 0 <= e0 <= e1 <= e2 < epochs
     assert 1 <= new.param_scheduler.no_aug <= epochs
+    assert new.default_hooks.two_stage_end.begin == max(1, e2)
 
 
 def test_what_cannot_be_scaled_is_refused():

@@ -20,22 +20,22 @@ from tests.test_models.samples import data_samples
 ROOT = Path(__file__).parents[2]
 
 
-# base model, strides, sets in training (encoder, D-FINE's initial box, three layers), loss terms
-BASES = {
-    'deim_dfine_hgnetv2-n': ((16, 32), 5, 37),
-    'rtdetrv2_r18vd': ((8, 16, 32), 4, 21),
+# config, strides, sets in training (encoder, D-FINE's initial box, three layers), loss terms
+CONFIGS = {
+    'deim/deim_dfine_hgnetv2-n_8xb16-160e_coco': ((16, 32), 5, 37),
+    'rtdetrv2/rtdetrv2_r18vd_8xb2-120e_coco': ((8, 16, 32), 4, 21),
 }
 # fixture: its image selects tokens of distinct scores, which rounding does not reorder
 SEEDED = ('deim_hgnetv2_n', 'deim_r18vd_120e')
 
 
-def model_config(base: str):
-    return Config.fromfile(ROOT / f'configs/_base_/models/{base}.py').model
+def model_config(config: str):
+    return Config.fromfile(ROOT / f'configs/{config}.py').model
 
 
 @pytest.fixture
 def model_cfg():
-    return model_config('deim_dfine_hgnetv2-n')
+    return model_config('deim/deim_dfine_hgnetv2-n_8xb16-160e_coco')
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def model(model_cfg):
 @pytest.mark.parametrize(
     'hw', [(256, 256), (320, 576), (96, 64)]
 )  # the last has fewer tokens than queries
-@pytest.mark.parametrize('base', BASES)
-def test_any_input_size(base, hw):
-    strides, num_sets, _ = BASES[base]
-    model = MODELS.build(model_config(base))
+@pytest.mark.parametrize('config', CONFIGS)
+def test_any_input_size(config, hw):
+    strides, num_sets, _ = CONFIGS[config]
+    model = MODELS.build(model_config(config))
     num_queries = min(300, sum(hw[0] * hw[1] // stride**2 for stride in strides))
     images = torch.rand(2, 3, *hw)
     cls_scores, bboxes = model.train()(images, mode='tensor')
@@ -82,9 +82,9 @@ def test_an_image_alone_or_in_a_batch_gives_the_same_result(name):
     torch.testing.assert_close(batch_boxes[:, 1:2], bboxes, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('base', BASES)
-def test_loss_keys_do_not_depend_on_the_batch_and_every_parameter_has_a_gradient(base):
-    model = MODELS.build(model_config(base)).train()
+@pytest.mark.parametrize('config', CONFIGS)
+def test_loss_keys_do_not_depend_on_the_batch_and_every_parameter_has_a_gradient(config):
+    model = MODELS.build(model_config(config)).train()
     images = torch.rand(2, 3, 128, 128)
     keys = []
     for counts in [(0, 0), (0, 7), (5, 9)]:
@@ -97,7 +97,7 @@ def test_loss_keys_do_not_depend_on_the_batch_and_every_parameter_has_a_gradient
         without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert without == []
     assert keys[0] == keys[1] == keys[2]
-    assert len(keys[0]) == BASES[base][2]
+    assert len(keys[0]) == CONFIGS[config][2]
 
 
 def test_without_denoising(model_cfg):

@@ -13,6 +13,7 @@ from mmengine.structures import InstanceData
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deim_mmdet.convert import convert_state_dict, revert_state_dict
+from deim_mmdet.convert.class_rows import fit_class_rows
 from deim_mmdet.models.layers.conv import switch_to_deploy
 from deim_mmdet.models.layers.dfl_box_branch import DFLBoxBranch
 from deim_mmdet.ops.boxes import xyxy_to_cxcywh
@@ -271,6 +272,15 @@ def test_weights_of_another_class_count_load_but_for_the_classes():
     load_state_dict(other, model.state_dict(), strict=False)
     assert other.bbox_head.cls_convs[0][0].conv.weight.eq(0.5).all()
     assert len(other.bbox_head.cls_branches[0].bias) == 10
+
+
+def test_class_rows_find_their_names():
+    weights, _ = convert_state_dict(published())
+    model = build(num_classes=2, in_channels=(64, 128, 256), cls_channels=80)
+    fitted = fit_class_rows(dict(state_dict=weights), model.state_dict(), ('dog', 'person'))
+    for level in range(3):
+        name = f'bbox_head.cls_branches.{level}.weight'
+        torch.testing.assert_close(fitted.state[name], weights[name][[16, 0]])  # COCO's
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ Small models, so that the pictures can have their usual size.
 """
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +20,8 @@ from deim_mmdet.convert.transformers_folder import (
     write_transformers,
 )
 from tests.fixtures import fill
+from tests.test_models import parity
 from tests.test_peers.small_models import (
-    BASES,
     CASES,
     CLASSES,
     DEIM_CASES,
@@ -33,7 +32,6 @@ from tests.test_peers.small_models import (
 transformers = pytest.importorskip('transformers')
 pytest.importorskip('safetensors')
 
-FIXTURES = Path(__file__).parents[1] / 'fixtures'
 # A square; and a rectangle, on which rows and columns cannot be mixed up unnoticed. The published
 # implementations do there (positions, discrete sampling), transformers 5.23 no longer does.
 SIZES = [(640, 640), (480, 640)]
@@ -120,19 +118,15 @@ def test_back_through_their_library(case, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('table', 'base'),
-    [
-        ('dfine_hgnetv2_n', 'dfine_hgnetv2-n'),
-        ('deim_hgnetv2_n', 'deim_dfine_hgnetv2-n'),
-        ('rtdetr_r18vd_6x', 'rtdetrv2_r18vd'),
-        ('rtdetrv2_r18vd_120e', 'rtdetrv2_r18vd'),
-    ],
+    'fixture', ['dfine_hgnetv2_n', 'deim_hgnetv2_n', 'rtdetr_r18vd_6x', 'rtdetrv2_r18vd_120e']
 )
-def test_round_trip_of_published_weights(table, base, tmp_path):
-    published = fill.state_dict_from_tsv(FIXTURES / f'{table}.tsv')
+def test_round_trip_of_published_weights(fixture, tmp_path):
+    table, name = parity.CASES[fixture]
+    config = Config.fromfile(parity.ROOT / f'configs/{name}.py')
+    published = fill.state_dict_from_tsv(parity.FIXTURES / f'{table}.tsv')
     published = {name: torch.from_numpy(value) for name, value in published.items()}
     ours = to_mmdet_checkpoint({'model': published})
-    write_transformers(ours, tmp_path / 'folder', Config.fromfile(BASES / f'{base}.py'))
+    write_transformers(ours, tmp_path / 'folder', config)
     weights, classes = read_transformers(tmp_path / 'folder')
     assert classes[0] == 'person'
     assert_same_weights(to_mmdet_checkpoint(weights)['state_dict'], ours['state_dict'])

@@ -225,6 +225,14 @@ def test_coco_names_on_other_data_are_refused(files):
     assert any('78 of the 80 classes asked for are not in the file' in m for m in messages(cfg))
 
 
+@pytest.mark.parametrize('name', ['Objects365V2Dataset', 'VOCDataset'])
+def test_what_mmdet_reads_in_its_own_way_is_not_checked(files, name):
+    cfg = config(files)
+    cfg.train_dataloader.dataset.dataset.type = name
+    (message,) = messages(cfg)
+    assert f'data sets of type {name} are not checked' in message
+
+
 def test_digits_that_are_not_built_are_not_built(tmp_path):
     options = dict(num_train=2, num_val=2, image_hw=(64, 64), digit_size=(16, 30))
     dataset = dict(type='DigitsInScenes', data_root=str(tmp_path / 'digits'), options=options)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from deim_mmdet.datasets.config_checks import find_datasets
@@ -110,6 +111,43 @@ def test_a_size_that_is_not_the_annotated_one_is_no_unreadable_image(start, caps
     assert start.configure('--skip-unreadable', '--no-image-check')
 
 
+def write_weights(path, config, names=None):
+    model = MODELS.build(Config.fromfile(config).model)
+    meta = {} if names is None else dict(meta=dict(dataset_meta=dict(classes=names)))
+    torch.save(dict(state_dict=model.state_dict(), **meta), path)
+
+
+def test_checkpoints_are_looked_into_before_training(start, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(start.module.Runner, 'from_cfg', lambda cfg: pytest.fail('started'))
+    path = tmp_path / 'weights.pth'
+
+    def say(*options):
+        assert start('--load-from', str(path), '--no-image-check', *options) == 1
+        return capsys.readouterr().out
+
+    assert 'the checkpoint does not exist' in say()
+    path.write_text('version https://git-lfs.github.com/spec/v1')
+    assert 'git-lfs pointer' in say()
+    path.write_text('<!DOCTYPE html>')
+    assert 'a web page' in say()
+    path.unlink()
+    path.mkdir()
+    assert 'is a folder' in say() and 'convert_weights.py' in say()
+    path.rmdir()
+    write_weights(path, ATTO)
+    assert 'tensors have another shape' in say()  # the model is N
+    write_weights(path, ATTO, ('a', 'b'))
+    said = say('--config', ATTO)
+    assert "10 class rows, but its class list has 2. Classes of the checkpoint: 'a', 'b'; " in said
+    assert "of the data set: '0', '1'" in said
+
+    write_weights(path, ATTO, tuple('abcdefghij'))
+    with pytest.raises(pytest.fail.Exception):
+        start('--load-from', str(path), '--config', ATTO, '--batch-size', '4')
+    assert 'warning: ' in (said := capsys.readouterr().out)
+    assert 'no class of the data set (0, 1, 2' in said and 'all of them are new' in said
+
+
 TINY = ('--config', ATTO, '--batch-size', '4', '--cfg-options', 'train_dataloader.num_workers=0')
 TINY += ('train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0')
 TINY += ('val_dataloader.persistent_workers=False',)
@@ -130,6 +168,11 @@ def test_train_resume_and_fine_tune(start, tmp_path, capsys, monkeypatch):
     cfg = start.configure(*TINY, '--resume', '--load-from', str(checkpoint))
     assert cfg.resume and cfg.load_from is None
     assert cfg.train_cfg.max_epochs == 1 and cfg.optim_wrapper.optimizer.lr == 2e-3
+
+    # mmengine would begin anew, and without --load-from
+    (start.work / 'last_checkpoint').rename(tmp_path / 'last_checkpoint')
+    with pytest.raises(FileExistsError, match=r'holds an earlier run \(.*--work-dir\.$'):
+        start.configure(*TINY, '--resume', '--load-from', str(checkpoint))
 
     work = tmp_path / 'tuned'
     options = ('--classes', '3', '1', '--load-from', str(checkpoint), '--work-dir', str(work))

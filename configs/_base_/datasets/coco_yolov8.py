@@ -1,5 +1,5 @@
-# COCO through the pipeline of YOLOv8: mosaic, affine, HSV, flip. The mosaic ends before the run does:
-# DenseO2O stands around it for that alone, steered by DenseO2OHook.
+# COCO through the pipeline of YOLOv8: mosaic, affine, HSV, flip. The mosaic ends before the run
+# does: DenseO2O stands around it for that alone, steered by DenseO2OHook.
 _base_ = './coco_dense_o2o.py'
 
 image_hw = (640, 640)

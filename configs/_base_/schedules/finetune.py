@@ -1,5 +1,5 @@
-# Fine-tuning of trained weights on own classes, from a few hundred images on. Everything that counts
-# in iterations is a share of the run: warm-up, window of the average.
+# Fine-tuning of trained weights on own classes, from a few hundred images on. Everything that
+# counts in iterations is a share of the run: warm-up, window of the average.
 _base_ = '../default_runtime.py'
 
 # epochs, counted from 0; tools/train_custom.py --epochs changes all of them together
@@ -18,7 +18,7 @@ test_cfg = dict(type='TestLoop')
 
 optim_wrapper = dict(
     type='AnyDeviceAmpOptimWrapper',
-    optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.999), weight_decay=1e-4),
+    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=1e-4),
     clip_grad=dict(max_norm=0.1, norm_type=2),
     constructor='RuleOptimWrapperConstructor',
     paramwise_cfg=dict(
@@ -28,9 +28,8 @@ optim_wrapper = dict(
             dict(pattern=r'cls_branch|label_embedding|fc_cls', kinds=['bias'], decay_mult=0.0),
             dict(pattern=r'cls_branch|label_embedding|fc_cls'),
             # what was loaded needs less
-            dict(pattern=r'^backbone\.', lr_mult=0.05),
-            dict(pattern=r'^neck\.', lr_mult=0.2),
-            dict(lr_mult=0.4),
+            dict(pattern=r'^backbone\.', lr_mult=0.02),
+            dict(lr_mult=0.1),
         ],
     ),
 )
@@ -43,7 +42,7 @@ param_scheduler = dict(
     warmup=500,
     max_warmup_share=0.05,
 )
-auto_scale_lr = dict(enable=False, base_batch_size=16)
+auto_scale_lr = dict(enable=False, base_batch_size=8)
 
 default_hooks = dict(
     dense_o2o=dict(type='DenseO2OHook', stages=(mosaic_begin, mosaic_end, plain_end)),

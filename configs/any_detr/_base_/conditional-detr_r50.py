@@ -12,15 +12,6 @@ ffn = dict(
 model = dict(
     type='ConditionalDETR',
     num_queries=300,
-    neck=dict(
-        type='ChannelMapper',
-        in_channels=[2048],
-        kernel_size=1,
-        out_channels=256,
-        act_cfg=None,
-        norm_cfg=None,
-        num_outs=1,
-    ),
     encoder=dict(
         num_layers=6,
         layer_cfg=dict(

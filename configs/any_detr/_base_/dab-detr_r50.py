@@ -14,15 +14,6 @@ model = dict(
     num_queries=300,
     with_random_refpoints=False,
     num_patterns=0,
-    neck=dict(
-        type='ChannelMapper',
-        in_channels=[2048],
-        kernel_size=1,
-        out_channels=256,
-        act_cfg=None,
-        norm_cfg=None,
-        num_outs=1,
-    ),
     encoder=dict(
         num_layers=6,
         layer_cfg=dict(

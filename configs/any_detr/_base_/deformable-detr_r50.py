@@ -1,5 +1,5 @@
 # Deformable DETR (2010.04159), without box refinement and second stage.
-_base_ = './r50.py'
+_base_ = './r50-4scale.py'
 
 model = dict(
     type='DeformableDETR',
@@ -7,16 +7,6 @@ model = dict(
     num_feature_levels=4,
     with_box_refine=False,
     as_two_stage=False,
-    backbone=dict(out_indices=(1, 2, 3)),
-    neck=dict(
-        type='ChannelMapper',
-        in_channels=[512, 1024, 2048],
-        kernel_size=1,
-        out_channels=256,
-        act_cfg=None,
-        norm_cfg=dict(type='GN', num_groups=32),
-        num_outs=4,
-    ),
     encoder=dict(
         num_layers=6,
         layer_cfg=dict(

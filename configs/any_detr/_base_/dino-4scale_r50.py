@@ -1,21 +1,11 @@
 # DINO (2203.03605) on four levels.
-_base_ = './r50.py'
+_base_ = './r50-4scale.py'
 
 model = dict(
     type='DINO',
     num_queries=900,
     with_box_refine=True,
     as_two_stage=True,
-    backbone=dict(out_indices=(1, 2, 3)),
-    neck=dict(
-        type='ChannelMapper',
-        in_channels=[512, 1024, 2048],
-        kernel_size=1,
-        out_channels=256,
-        act_cfg=None,
-        norm_cfg=dict(type='GN', num_groups=32),
-        num_outs=4,
-    ),
     encoder=dict(
         num_layers=6,
         layer_cfg=dict(

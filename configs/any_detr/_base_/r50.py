@@ -1,4 +1,4 @@
-# What all the detectors of this folder share: ResNet-50 and the losses of a matched box.
+# What all the detectors of this folder share: ResNet-50 (here its last level alone), losses, costs.
 model = dict(
     data_preprocessor=dict(
         type='DetDataPreprocessor',
@@ -17,6 +17,15 @@ model = dict(
         norm_eval=True,
         style='pytorch',
         init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'),
+    ),
+    neck=dict(
+        type='ChannelMapper',
+        in_channels=[2048],
+        kernel_size=1,
+        out_channels=256,
+        act_cfg=None,
+        norm_cfg=None,
+        num_outs=1,
     ),
     bbox_head=dict(
         num_classes=80,

@@ -1,0 +1,97 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""Says what a file is that is no checkpoint, where PyTorch reports an invalid load key."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, Union
+
+from mmengine.runner import checkpoint as mmengine_checkpoint
+
+PathLike = Union[str, os.PathLike]
+ZIP = b'PK\x03\x04'  # PyTorch's format since 1.6
+
+
+def install():
+    """Lets mmengine look at a local file before it loads it, for ``load_from`` and the rest."""
+    mmengine_checkpoint.CheckpointLoader.register_scheme('', load_from_local, force=True)
+
+
+def load_from_local(filename: str, map_location: Any) -> Any:
+    """mmengine's loader of local files, which refuses what a failed download left.
+
+    Args:
+        filename (str): Path of a checkpoint.
+        map_location (str | Callable): See ``torch.load``.
+
+    Returns:
+        Any: What was saved.
+
+    Raises:
+        ValueError: See :func:`refuse_other_content` and :func:`refuse_truncated`.
+    """
+    path = Path(filename).expanduser()
+    if path.is_file():
+        refuse_other_content(path)
+        refuse_truncated(path)
+    return mmengine_checkpoint.load_from_local(filename, map_location)
+
+
+def refuse_other_content(path: PathLike) -> None:
+    """Say so when a file is not what its name says, but what a failed download left.
+
+    Args:
+        path (str | PathLike): A file.
+
+    Raises:
+        ValueError: It is empty, a git-lfs pointer or a web page.
+    """
+    head = file_head(path)
+    start = head.lstrip().lower()
+    if not head:
+        raise ValueError(f'{path} is empty: download it again.')
+    if head.startswith(b'version https://git-lfs'):
+        raise ValueError(
+            f'{path} is a git-lfs pointer, not the file it stands for: run `git lfs pull`, or '
+            'download the file itself.'
+        )
+    if start.startswith((b'<!doctype', b'<html', b'<?xml', b'<head')):
+        raise ValueError(
+            f'{path} is a web page, not a checkpoint: the download led to a page (a login, a '
+            'virus-scan warning, an error). Download it in a browser and check its size.'
+        )
+
+
+def refuse_truncated(path: PathLike) -> None:
+    """Say so when a file of PyTorch's zip format has no end, where its directory is.
+
+    Args:
+        path (str | PathLike): A file.
+
+    Raises:
+        ValueError: It has no end.
+    """
+    if file_head(path).startswith(ZIP) and not zipfile.is_zipfile(path):
+        raise damaged(path, 'it has no end')
+
+
+def damaged(path: PathLike, reason: object) -> ValueError:
+    """The error for a file whose content is not complete.
+
+    Args:
+        path (str | PathLike): The file.
+        reason (object): What was noticed; printed.
+
+    Returns:
+        ValueError: To be raised.
+    """
+    return ValueError(
+        f'{path} ({os.path.getsize(path)} bytes) is damaged or truncated: download it again. '
+        f'({reason or "end of file"})'
+    )
+
+
+def file_head(path: PathLike) -> bytes:
+    """First bytes of a file, as far as they tell what it is."""
+    with open(path, 'rb') as file:
+        return file.read(512)
