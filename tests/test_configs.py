@@ -197,9 +197,8 @@ def boxes_of_tokens(model: torch.nn.Module, images: torch.Tensor) -> torch.Tenso
     """
     if isinstance(model, YOLOv8):  # every token predicts one box, once
         return model.bbox_head.box_branch.decode(model(images, mode='tensor')[1]) / 128
-    memory, spatial_shapes = model.encode(images)
-    model.query_selection.num_queries = memory.shape[1]
-    selected = model.query_selection(memory, spatial_shapes)
+    model.query_selection.num_queries = 10**6
+    memory, spatial_shapes, selected = model.propose(images)
     bboxes = model.decode(memory, spatial_shapes, selected).bboxes[-1]
     return torch.empty_like(bboxes).scatter_(
         1, selected.index.unsqueeze(-1).expand_as(bboxes), bboxes

@@ -23,7 +23,15 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r'(<!-- models:start *(.*?) *-->\n).*?(<!-- models:end -->)', re.DOTALL)
 SCHEDULE = re.compile(r'\d+xb\d+-\d+e')  # in the name of a config: GPUs x images - epochs
-METHODS = dict(deim='DEIM', dfine='D-FINE', rtdetr='RT-DETR', rtdetrv2='RT-DETRv2', yolov8='YOLOv8')
+METHODS = {
+    'deim': 'DEIM',
+    'deyo': 'DEYO',
+    'deyo-tiny': 'DEYO-tiny',
+    'dfine': 'D-FINE',
+    'rtdetr': 'RT-DETR',
+    'rtdetrv2': 'RT-DETRv2',
+    'yolov8': 'YOLOv8',
+}
 
 
 def main(args=None, root: Path = ROOT) -> int:
@@ -113,7 +121,7 @@ def title(name: str) -> str:
     schedule = SCHEDULE.search(name)
     words = name[: schedule.start() if schedule else None].strip('_').split('_')
     methods, backbone = [METHODS.get(word, word) for word in words[:-1]], words[-1]
-    size = backbone.replace('hgnetv2-', '').replace('vd', '').replace('-dsp', '')
+    size = re.sub('hgnetv2-|yolov8-', '', backbone).replace('vd', '').replace('-dsp', '')
     text = '-'.join([*methods, size[0].upper() + size[1:]])
     if backbone.endswith('-dsp'):
         text += ', discrete sampling'

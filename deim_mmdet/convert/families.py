@@ -1,4 +1,5 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from .deyo import DEYO
 from .dfine import DFINE
 from .rtdetr import RTDETR, RTDETRV2
 from .transformers_dfine import DFINE_TRANSFORMERS
@@ -14,4 +15,5 @@ FAMILIES = (
     RTDETR_TRANSFORMERS,
     RTDETRV2_TRANSFORMERS,
     YOLOV8,
+    DEYO,
 )

@@ -11,6 +11,7 @@ from .no_hook import NoHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .progress_hook import RichProgressHook
 from .rule_optim_wrapper_constructor import RuleOptimWrapperConstructor
+from .staged_freeze_hook import StagedFreezeHook
 from .two_stage_end_hook import TwoStageEndHook
 from .warmup_ema import WarmupEMA
 from .warmup_ema_hook import WarmupEMAHook
@@ -28,6 +29,7 @@ __all__ = [
     'NonFiniteLossHook',
     'RichProgressHook',
     'RuleOptimWrapperConstructor',
+    'StagedFreezeHook',
     'TwoStageEndHook',
     'WarmupEMA',
     'WarmupEMAHook',

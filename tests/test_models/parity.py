@@ -76,8 +76,7 @@ class Case:
     def outputs(self, model: Optional[torch.nn.Module] = None) -> Dict[str, np.ndarray]:
         """Results of the image under the names of the fixture, by this model or another."""
         model = (model or self.model).eval()
-        memory, spatial_shapes = model.encode(self.image)
-        selected = model.query_selection(memory, spatial_shapes)
+        memory, spatial_shapes, selected = model.propose(self.image)
         sets = model.decode(memory, spatial_shapes, selected)
         return dict(
             topk_index=selected.index[0].numpy(),

@@ -69,7 +69,7 @@ class RTDETR(BaseDetector):
         self.decoder = MODELS.build(dict(decoder, num_classes=num_classes))
         embed_dims = self.decoder.embed_dims
         self.memory_projs = self.build_memory_projs(self.neck.out_channels, embed_dims)
-        self.query_selection = QuerySelection(
+        self.query_selection = self.build_query_selection(
             num_classes, embed_dims, num_queries, **(query_selection or {})
         )
         self.denoising = None
@@ -90,6 +90,12 @@ class RTDETR(BaseDetector):
             )
             for c in in_channels
         )
+
+    def build_query_selection(
+        self, num_classes: int, embed_dims: int, num_queries: int, **kwargs
+    ) -> nn.Module:
+        """What picks the tokens that become queries."""
+        return QuerySelection(num_classes, embed_dims, num_queries, **kwargs)
 
     def init_weights(self):
         try:
@@ -115,8 +121,7 @@ class RTDETR(BaseDetector):
         """
         input_hw = tuple(batch_inputs.shape[-2:])
         targets = BatchTargets.from_data_samples(batch_data_samples, input_hw, batch_inputs.device)
-        memory, spatial_shapes = self.encode(batch_inputs)
-        selected = self.query_selection(memory, spatial_shapes)
+        memory, spatial_shapes, selected = self.propose(batch_inputs)
         denoising = None
         if self.denoising is not None:
             denoising = self.denoising(targets, selected.content.shape[1])
@@ -157,8 +162,7 @@ class RTDETR(BaseDetector):
             the encoder, the initial box (D-FINE) and every layer in training, the final layer alone
             otherwise.
         """
-        memory, spatial_shapes = self.encode(batch_inputs)
-        selected = self.query_selection(memory, spatial_shapes)
+        memory, spatial_shapes, selected = self.propose(batch_inputs)
         sets = self.decode(memory, spatial_shapes, selected)
         if self.training:
             sets = sets.prepend(selected.cls_scores, selected.bboxes)
@@ -168,9 +172,18 @@ class RTDETR(BaseDetector):
         """Encoder levels, fine to coarse, each (bs, channels, H / stride, W / stride)."""
         return self.neck(self.backbone(batch_inputs))
 
+    def propose(self, batch_inputs: Tensor) -> Tuple[Tensor, SpatialShapes, SelectedQueries]:
+        """Tokens of all levels, their (H, W), and the queries that are picked among them."""
+        memory, spatial_shapes = self.encode(batch_inputs)
+        return memory, spatial_shapes, self.query_selection(memory, spatial_shapes)
+
     def encode(self, batch_inputs: Tensor) -> Tuple[Tensor, SpatialShapes]:
         """Tokens of all levels, (bs, sum of H*W, embed_dims), row-major, and their (H, W)."""
-        levels = [proj(x) for proj, x in zip(self.memory_projs, self.extract_feat(batch_inputs))]
+        return self.project(self.extract_feat(batch_inputs))
+
+    def project(self, features: Tuple[Tensor, ...]) -> Tuple[Tensor, SpatialShapes]:
+        """Tokens of the levels of :meth:`extract_feat`, and their (H, W)."""
+        levels = [proj(x) for proj, x in zip(self.memory_projs, features)]
         spatial_shapes = tuple(tuple(level.shape[-2:]) for level in levels)
         # (bs, embed_dims, H, W) of each level -> (bs, sum of H*W, embed_dims)
         memory = torch.cat([level.flatten(2) for level in levels], dim=-1).transpose(1, 2)

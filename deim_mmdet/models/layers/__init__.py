@@ -1,4 +1,5 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from .box_query_selection import BoxQuerySelection
 from .conv import (
     ConvNormAct,
     FrozenBatchNorm2d,
@@ -8,6 +9,7 @@ from .conv import (
     switch_to_deploy,
 )
 from .csp_layers import ConvDownsample, CSPRepLayer, RepNCSPELAN4, SeparableDownsample
+from .deyo_decoder import DEYODecoder
 from .dfine_decoder import DFINEDecoder
 from .dfl_box_branch import DFLBoxBranch
 from .mlp import MLP
@@ -20,10 +22,12 @@ from .yolov8_layers import SPPF, C2f
 __all__ = [
     'MLP',
     'SPPF',
+    'BoxQuerySelection',
     'C2f',
     'CSPRepLayer',
     'ConvDownsample',
     'ConvNormAct',
+    'DEYODecoder',
     'DFINEDecoder',
     'DFLBoxBranch',
     'FrozenBatchNorm2d',

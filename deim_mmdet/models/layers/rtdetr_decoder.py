@@ -93,7 +93,7 @@ class RTDETRDecoder(DeformableDecoder):
         spatial_shapes: Sequence[Tuple[int, int]],
         attn_mask: Optional[Tensor] = None,
     ) -> PredictionSets:
-        output, boxes = content, references.sigmoid()
+        output, boxes = content, self.initial_boxes(references)
         previous = boxes  # the same boxes with their gradient
         all_scores, all_boxes = [], []
 
@@ -112,6 +112,10 @@ class RTDETRDecoder(DeformableDecoder):
             previous, boxes = refined, refined.detach()
 
         return PredictionSets(cls_scores=torch.stack(all_scores), bboxes=torch.stack(all_boxes))
+
+    def initial_boxes(self, references: Tensor) -> Tensor:
+        """Normalised boxes that the first layer refines, shape (bs, N, 4)."""
+        return references.sigmoid()
 
 
 class RTDETRDecoderLayer(DecoderLayer):

@@ -5,6 +5,7 @@ from .matches import Matches, to_device
 from .set_matcher import SetMatcher
 from .targets import BatchTargets
 from .union_set import union_of_sets
+from .unpadded_denoising import UnpaddedDenoising
 
 __all__ = [
     'AlignedCells',
@@ -14,6 +15,7 @@ __all__ = [
     'DenoisingQueries',
     'Matches',
     'SetMatcher',
+    'UnpaddedDenoising',
     'to_device',
     'union_of_sets',
 ]

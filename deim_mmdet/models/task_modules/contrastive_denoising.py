@@ -104,12 +104,16 @@ class ContrastiveDenoising(nn.Module):
         boxes = self.add_box_noise(boxes.repeat(1, 2 * num_groups, 1), is_negative)
 
         return DenoisingQueries(
-            content=self.label_embedding(labels),
+            content=self.embed(labels),
             references=boxes.logit(_LOGIT_EPS),
             attn_mask=group_mask(num_groups, 2 * slots, num_queries, boxes.device),
             matches=positive_matches(targets, num_groups),
             num_groups=num_groups,
         )
+
+    def embed(self, labels: Tensor) -> Tensor:
+        """Content of each slot: labels (bs, Nd) -> (bs, Nd, embed_dims)."""
+        return self.label_embedding(labels)
 
     def add_label_noise(self, labels: Tensor) -> Tensor:
         """Replace labels other than padding by random ones.

@@ -1,0 +1,14 @@
+# DEYO on a YOLOv8 with half of N's channels, on digits in scenes: the second stage of the demo,
+# minutes on two CPU cores.
+# mim train mmdet configs/deyo/deyo_yolov8-atto_digits.py --gpus 0 --cfg-options \
+#     load_from=work_dirs/yolov8_atto_digits/epoch_8.pth
+_base_ = './deyo_yolov8-n_digits.py'
+
+model = dict(
+    num_queries=100,  # 300 in N
+    backbone=dict(size=(0.33, 0.125, 1024)),
+    neck=dict(in_channels=[32, 64, 128]),
+    decoder=dict(embed_dims=64, num_layers=3, ffn_channels=256, query_pos_dims=(128,)),
+    denoising=dict(num_queries=50),
+    test_cfg=dict(max_per_img=100),
+)
