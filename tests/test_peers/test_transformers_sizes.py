@@ -16,7 +16,6 @@ from deim_mmdet.convert.transformers_config import (
     transformers_config,
 )
 from deim_mmdet.convert.transformers_folder import evaluated_layers, names_in_files
-from deim_mmdet.models.detectors.rtdetr import RTDETR
 
 transformers = pytest.importorskip('transformers')
 
@@ -25,8 +24,8 @@ transformers = pytest.importorskip('transformers')
 def test_names_and_shapes(path):
     model = Config.fromfile(path, import_custom_modules=False).model
     init_default_scope('mmdet')
-    if not issubclass(MODELS.get(model.type), RTDETR):
-        pytest.skip('no model of this package')
+    if model.type not in ('DFINE', 'RTDETR'):
+        pytest.skip('transformers has no such model')
     model.backbone.init_cfg = None
     config = transformers_config(model)
     with torch.device('meta'):  # no memory, no initialisation
