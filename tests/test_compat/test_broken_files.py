@@ -38,3 +38,8 @@ def test_files_that_are_none(weights, content, message):
     weights.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_checkpoint(torch.nn.Linear(1, 1), str(weights))
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match='is a folder: name a checkpoint.*convert_weights.py'):
+        load_checkpoint(torch.nn.Linear(1, 1), str(tmp_path))

@@ -4,6 +4,7 @@ import torch
 from mmdet.datasets.transforms import RandomFlip
 from mmengine.dataset import Compose
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from torch import nn
 
 from deim_mmdet.datasets.batch import BatchMixUp, BatchRandomSize
@@ -46,6 +47,16 @@ def run(tmp_path, mixup=None, **cfg):
     hooks = [DenseO2OHook(STAGES, mixup), recorder]
     make_runner(tmp_path, 6, model=model, pipeline=[DenseO2O()], custom_hooks=hooks, **cfg).train()
     return recorder.seen
+
+
+def test_stages_beyond_the_run_are_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(MMLogger, 'warning', lambda self, message, *args: told.append(message))
+    for epochs in (STAGES[-1], STAGES[-1] - 1):
+        hooks = [DenseO2OHook(STAGES)]
+        make_runner(tmp_path, epochs, pipeline=[DenseO2O()], custom_hooks=hooks).train()
+    (message,) = [message for message in told if 'DenseO2OHook' in message]
+    assert f'{STAGES} go beyond the run of {STAGES[-1] - 1} epochs' in message
 
 
 EXPECTED = {

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import MMLogger
 
 from deim_mmdet.engine import TwoStageEndHook, WarmupEMAHook
 
@@ -209,3 +210,12 @@ def test_refuses_a_metric_that_is_not_there(tmp_path):
     hook = TwoStageEndHook(begin=1, metric='pascal_voc/mAP')
     with pytest.raises(ValueError, match="'pascal_voc/mAP', but the evaluation gave .*bbox_mAP"):
         run(tmp_path, [0, 0], hook=hook)
+
+
+def test_a_second_stage_beyond_the_run_is_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(MMLogger, 'warning', lambda self, message, *args: told.append(message))
+    for begin in (1, 2):
+        run(tmp_path, SCORES[:2], hook=TwoStageEndHook(begin=begin))
+    (message,) = [message for message in told if 'the second stage begins' in message]
+    assert 'begins in epoch 2, but the run ends after 2' in message
