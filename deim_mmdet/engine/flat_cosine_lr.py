@@ -1,6 +1,6 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import math
-from typing import List
+from typing import List, Optional
 
 from mmdet.registry import PARAM_SCHEDULERS
 from mmengine.optim import _ParamScheduler
@@ -32,6 +32,19 @@ def flat_cosine_factor(
         return gamma
     progress = (iteration - flat_until) / (decay_until - flat_until)
     return gamma + 0.5 * (1 - gamma) * (1 + math.cos(math.pi * progress))
+
+
+def check_convertible(by_epoch: bool, epoch_length: Optional[int]) -> None:
+    """Refuse to turn epochs into iterations without knowing their length.
+
+    Raises:
+        ValueError: If the schedule is not in epochs, or the length of an epoch is not known.
+    """
+    if not by_epoch or not epoch_length:
+        raise ValueError(
+            'convert_to_iter_based=True needs by_epoch=True and the length of an epoch, but '
+            f'got by_epoch={by_epoch}, epoch_length={epoch_length}'
+        )
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -149,11 +162,7 @@ class FlatCosineLR(LRSchedulerMixin, _ParamScheduler):
         Raises:
             ValueError: If the length of an epoch is not known.
         """
-        if not by_epoch or not epoch_length:
-            raise ValueError(
-                'convert_to_iter_based=True needs by_epoch=True and the length of an epoch, but '
-                f'got by_epoch={by_epoch}, epoch_length={epoch_length}'
-            )
+        check_convertible(by_epoch, epoch_length)
         return cls(
             *args,
             flat_until=int(flat_until * epoch_length),

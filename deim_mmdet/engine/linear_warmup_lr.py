@@ -3,6 +3,8 @@ from mmdet.registry import PARAM_SCHEDULERS
 from mmengine.optim import LinearLR
 from mmengine.optim.scheduler.param_scheduler import INF
 
+from .flat_cosine_lr import check_convertible
+
 
 @PARAM_SCHEDULERS.register_module()
 class LinearWarmupLR(LinearLR):
@@ -74,9 +76,5 @@ class LinearWarmupLR(LinearLR):
         Raises:
             ValueError: If the length of an epoch is not known.
         """
-        if not by_epoch or not epoch_length:
-            raise ValueError(
-                'convert_to_iter_based=True needs by_epoch=True and the length of an epoch, but '
-                f'got by_epoch={by_epoch}, epoch_length={epoch_length}'
-            )
+        check_convertible(by_epoch, epoch_length)
         return cls(*args, end=end * epoch_length, by_epoch=False, **kwargs)
