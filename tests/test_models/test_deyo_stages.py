@@ -5,52 +5,37 @@ import copy
 
 import pytest
 import torch
-from mmdet.registry import MODELS
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
-from torch.utils.data import Dataset
 
 from deim_mmdet.convert import revert_state_dict
-from tests.test_models.parity import ROOT
-from tests.test_models.samples import data_samples
-
-DIGITS = tuple('0123456789')
-
-
-def build(path, seed=0, **changes):
-    init_default_scope('mmdet')
-    torch.manual_seed(seed)
-    cfg = Config.fromfile(ROOT / f'configs/{path}.py').model
-    for key, value in changes.items():
-        part, _, name = key.partition('.')
-        cfg[part][name] = value
-    model = MODELS.build(copy.deepcopy(cfg))
-    model.init_weights()
-    with torch.no_grad():  # statistics like those of a trained model
-        for name, buffer in model.named_buffers():
-            if 'running' in name:
-                buffer.copy_(torch.rand_like(buffer) + 0.5)
-    return model
+from tests.test_models.deyo_runs import (
+    FROZEN,
+    Watch,
+    build,
+    build_stage_one,
+    build_stage_two,
+    make_runner,
+    save_stage_one,
+)
 
 
 @pytest.fixture(scope='module')
 def stage_one():
-    return build('yolov8/yolov8_atto_digits').state_dict()
+    return build_stage_one().state_dict()
 
 
-def stage_two(seed=1):
-    return build('deyo/deyo_yolov8-atto_digits', seed)
+@pytest.fixture(scope='module')
+def stage_one_file(tmp_path_factory):
+    return save_stage_one(tmp_path_factory.mktemp('stage_one') / 'yolov8.pth')
 
 
 def shared(state):
-    return {k: v for k, v in state.items() if k.startswith(('backbone', 'neck', 'bbox_head.box'))}
+    return {k: v for k, v in state.items() if k.startswith((*FROZEN, 'bbox_head.box'))}
 
 
 @pytest.mark.parametrize('published', [False, True])
 def test_takes_what_both_stages_have(stage_one, published):
     weights = revert_state_dict(stage_one, family='YOLOv8')[0] if published else stage_one
-    model = stage_two()
+    model = build_stage_two()
     before = copy.deepcopy(model.state_dict())
     given = dict(weights)
     model.load_state_dict(given)  # strict: nothing is missing or left over
@@ -83,70 +68,45 @@ def test_refuses_other_checkpoints_and_names_both(stage_one):
     ]
     for weights, match in cases:
         with pytest.raises(ValueError, match=match):
-            stage_two().load_state_dict(weights, strict=False)
+            build_stage_two().load_state_dict(weights, strict=False)
 
 
-class Images(Dataset):
-    metainfo = dict(classes=DIGITS)
+def test_a_run_and_a_resumed_one_freeze_the_same_bits(tmp_path, stage_one, stage_one_file):
+    def train(name, epochs, **changes):
+        watch = Watch()
+        runner = make_runner(tmp_path / name, epochs, denoising=False, hooks=[watch], **changes)
+        runner.train()
+        return runner, watch
 
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        generator = torch.Generator().manual_seed(index)
-        image = torch.randint(0, 256, (3, 64, 96), generator=generator).byte()
-        return dict(inputs=image, data_samples=data_samples([index], (64, 96), 10)[0])
-
-
-def runner(folder, epochs, **changes):
-    cfg = Config.fromfile(ROOT / 'configs/deyo/deyo_yolov8-atto_digits.py')
-    model = stage_two()
-    model.denoising = None  # its random numbers are not resumed
-    return Runner(
-        model=model,
-        work_dir=str(folder),
-        train_dataloader=dict(
-            dataset=Images(),
-            batch_size=2,
-            num_workers=0,
-            sampler=dict(type='DefaultSampler', shuffle=True),
-        ),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs),
-        optim_wrapper=cfg.optim_wrapper,
-        default_hooks=dict(
-            staged_freeze=cfg.default_hooks.staged_freeze,
-            load_weights=cfg.default_hooks.load_weights,
-            checkpoint=dict(type='CheckpointHook', interval=1),
-            # constants that do not depend on the length of the run
-            ema=dict(type='WarmupEMAHook', decay=0.5, warmup=0, max_window_share=1.0),
-        ),
-        default_scope='mmdet',
-        experiment_name=f'{folder.name}_{id(model)}',
-        randomness=dict(seed=0),
-        log_level='WARNING',
-        **changes,
-    )
-
-
-def test_frozen_tensors_stay_through_a_run_and_a_resumed_one(tmp_path, stage_one):
-    path = tmp_path / 'yolov8.pth'
-    torch.save(dict(state_dict=stage_one, meta=dict(dataset_meta=dict(classes=DIGITS))), path)
-    whole = runner(tmp_path / 'whole', 2, load_from=str(path))
-    whole.train()
-    runner(tmp_path / 'part', 1, load_from=str(path)).train()
-    resumed = runner(
-        tmp_path / 'rest', 2, load_from=str(tmp_path / 'part/epoch_1.pth'), resume=True
-    )
-    resumed.train()
+    whole, watch = train('whole', 3, load_from=stage_one_file)
+    train('part', 1, load_from=stage_one_file)
+    path = str(tmp_path / 'part/epoch_1.pth')
+    _, watch_of_rest = train('rest', 3, load_from=path, resume=True)
 
     state = whole.model.state_dict()
-    saved = torch.load(tmp_path / 'whole/epoch_2.pth', weights_only=False)['state_dict']  # average
-    frozen = [key for key in state if key.startswith(('backbone.', 'neck.'))]
+    files = [
+        torch.load(tmp_path / f'{n}/epoch_3.pth', weights_only=False) for n in ('whole', 'rest')
+    ]
+    frozen = [key for key in state if key.startswith(FROZEN)]
+    assert sum('running' in key for key in frozen) > 60
     for key in frozen:
         assert torch.equal(state[key], stage_one[key]), key
-        assert torch.equal(saved[key], stage_one[key]), key
-    # the box branch is trained
+        assert torch.equal(files[0]['state_dict'][key], stage_one[key]), key  # the average
+    # the box branch is trained, and its average is not it
     key = 'bbox_head.box_branch.branches.0.weight'
     assert not torch.equal(state[key], stage_one[key])
-    for key, value in resumed.model.state_dict().items():
-        torch.testing.assert_close(value, state[key], rtol=0, atol=0)
+    assert not torch.equal(files[0]['state_dict'][key], state[key])
+
+    # losses of every step, weights, average and state of the optimiser go on as if never stopped
+    steps = len(watch.losses) // 3
+    assert steps == 2 and watch.losses[steps:] == watch_of_rest.losses
+    for name in ('state_dict', 'ema_state_dict'):
+        for key, value in files[0][name].items():
+            same = torch.equal if isinstance(value, torch.Tensor) else dict.__eq__  # its constants
+            assert same(files[1][name][key], value), key
+    moments, resumed_moments = (file['optimizer']['state'] for file in files)
+    trained = sum(p.requires_grad for p in whole.model.parameters())
+    assert len(moments) == len(resumed_moments) == trained
+    for index, moment in moments.items():
+        for name, value in moment.items():
+            assert torch.equal(resumed_moments[index][name], value), (index, name)
