@@ -1,6 +1,7 @@
-# make demo    train DEIM on the embedded data set, evaluate it and draw its predictions
-# make test    run the tests
-# make lint    check style
+# make demo       train DEIM on the embedded data set, evaluate it and draw its predictions
+# make demo-deyo  train DEYO step by step, and at once from scratch, and compare them
+# make test       run the tests
+# make lint       check style
 #
 # The first call of any of them creates .venv and installs what it needs; later calls find it done.
 
@@ -9,10 +10,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test lint format install clean
+.PHONY: demo demo-deyo test lint format install clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py
+
+demo-deyo: $(INSTALLED)
+	$(BIN)/python tools/demo_deyo.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest tests -m 'not slow' -q --timeout 300

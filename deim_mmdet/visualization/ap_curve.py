@@ -13,7 +13,8 @@ def plot_ap_curve(
 
     Args:
         epochs (Sequence[int]): Epochs after which the model was evaluated.
-        curves (dict[str, Sequence[float]]): Values in [0, 1] for each name, one per epoch.
+        curves (dict[str, Sequence[float]]): Values in [0, 1] for each name, one per epoch;
+            NaN where there is none.
         file (str | Path): Picture to write.
         title (str): Title of the plot. Defaults to ''.
     """
@@ -24,10 +25,11 @@ def plot_ap_curve(
     axes = figure.add_subplot()
     for name, values in curves.items():
         (line,) = axes.plot(epochs, values, marker='o', markersize=4, label=name)
-        if len(values):
+        known = [(epoch, value) for epoch, value in zip(epochs, values) if value == value]
+        if known:
             axes.annotate(
-                f'{values[-1]:.3f}',
-                (epochs[-1], values[-1]),
+                f'{known[-1][1]:.3f}',
+                known[-1],
                 textcoords='offset points',
                 xytext=(6, 0),
                 va='center',

@@ -4,9 +4,6 @@ import os
 
 import cv2
 import pytest
-from mmengine.config import Config
-
-from deim_mmdet.datasets.digits_in_scenes import DigitsOptions, make_digits
 
 
 @pytest.fixture
@@ -53,33 +50,9 @@ def test_the_best_checkpoint_is_kept(demo, tmp_path):
     assert demo.keep_checkpoint(training, out).read_bytes() == b'best'
 
 
-def tiny_config(tmp_path, demo):
-    """The demo's config on a handful of small scenes, for two epochs."""
-    cfg = Config.fromfile(demo.CONFIG)
-    options = dict(num_train=8, num_val=3, image_hw=(64, 96), digit_size=(16, 40), objects=(1, 3))
-    root = str(tmp_path / 'digits')
-    make_digits(root, DigitsOptions(**options), False)
-    for mode in ('train', 'val', 'test'):
-        loader = cfg[f'{mode}_dataloader']
-        loader.update(batch_size=4, num_workers=0, persistent_workers=False)
-        loader.pop('prefetch_factor', None)
-        for dataset in demo.find_datasets(loader.dataset):
-            dataset.update(data_root=root, options=options)
-        if mode != 'train':
-            cfg[f'{mode}_evaluator'].ann_file = f'{root}/annotations/val.json'
-    cfg.train_cfg.update(max_epochs=2, val_interval=1)
-    cfg.param_scheduler = []
-    # The stages of the recipe do not fit into two epochs; the other hooks stay.
-    for name in ('dense_o2o', 'two_stage_end'):
-        del cfg.default_hooks[name]
-    path = tmp_path / 'tiny_digits.py'
-    cfg.dump(str(path))
-    return path
-
-
-def test_whole_demo(demo, tmp_path, capsys):
+def test_whole_demo(demo, tiny_digits, tmp_path, capsys):
     out = tmp_path / 'work_dirs/demo'
-    demo.main([str(tiny_config(tmp_path, demo)), '--work-dir', str(out), '--pictures', '2'])
+    demo.main([str(tiny_digits(demo.CONFIG)), '--work-dir', str(out), '--pictures', '2'])
     shown = capsys.readouterr().out
     left = sorted(name for name in os.listdir(out))
     assert left == [
