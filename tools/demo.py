@@ -39,6 +39,7 @@ CONFIG = ROOT / 'configs/deim/deim_dfine_hgnetv2-atto_digits.py'
 def main(args=None) -> None:
     args = parse_args(args)
     warnings.filterwarnings('ignore', category=DeprecationWarning)
+    warnings.filterwarnings('ignore', message='torch.meshgrid')  # mmdet's grids of cells
     start = time.monotonic()
     torch.set_num_threads(args.threads)
     cfg = Config.fromfile(args.config)

@@ -34,7 +34,7 @@ CONFIGS = dict(
 )
 TITLES = dict(
     stage_one='stage 1: YOLOv8',
-    stage_two='stage 2: DEYO on it, frozen',
+    stage_two='stage 2: DEYO on frozen stage 1',
     at_once='at once: DEYO from scratch',
 )
 SUMS = ('epochs', 'images', 'seconds')
@@ -147,7 +147,7 @@ def compare(results: Dict[str, dict]) -> List[dict]:
         if entry['epoch'] == two['epochs']:
             share = entry['epoch'] / at_once['epochs']
             taken = {key: round(rows[-1][key] * share) for key in SUMS}
-            rows.append(dict(rows[-1], title='  so far as stage 2 goes', **taken))
+            rows.append(dict(rows[-1], title='  after as many as stage 2', **taken))
             rows[-1].update(AP=entry['AP'], AP50=entry['AP50'])
     return rows
 
@@ -187,7 +187,7 @@ def report(out: Path, rows: List[dict]) -> None:
             *(f'{entry[key]:,}' for key in ('parameters', *SUMS)),
             *(f'{entry[key]:.3f}' for key in ('AP', 'AP50')),
         )
-    say('')
+    print()
     Console(width=100).print(table)
     say('Look at')
     for path, what in (
