@@ -1,0 +1,75 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""What freezing saves: what tools/benchmark_memory.py counts is what it measures."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from deim_mmdet.training_memory import (
+    SavedForBackward,
+    parts_to_freeze,
+    training_memory,
+    training_memory_apart,
+)
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+FLOAT = 4  # bytes
+
+
+@pytest.fixture
+def cfg():
+    return Config.fromfile(CONFIGS / 'deyo/deyo_yolov8-atto_digits.py')
+
+
+def test_tensors_by_hand():
+    """Linear keeps its input, SiLU its own; the output of the part is the input of the rest."""
+    part = nn.Sequential(nn.Linear(3, 5), nn.SiLU(), nn.Linear(5, 7))
+    model = nn.Sequential(part, nn.Linear(7, 1))
+    saved = SavedForBackward(model, [part])
+    images = torch.rand(2, 3)
+    with saved.hooks(images):
+        loss = model(images).square().sum()
+    saved.count()
+    assert saved.in_parts == FLOAT * 2 * (5 + 5)  # before and after SiLU; images exist anyway
+    assert saved.elsewhere == FLOAT * 2 * (7 + 1)  # output of the part, what is squared
+    loss.backward()
+    saved.count()
+    assert saved.in_parts == saved.elsewhere == 0
+
+
+def test_freezing_saves_what_the_frozen_parts_keep(cfg):
+    """Peak of full training = peak of the second stage + what frozen parts keep, within 10 %."""
+    options = parts_to_freeze(cfg), (256, 256), 4
+    parts, *size = options
+    assert parts == ['backbone', 'neck']
+    full = training_memory_apart(cfg, parts, False, *size)
+    frozen = training_memory_apart(cfg, parts, True, *size)
+    # counted: to the byte
+    assert full.saved_in_parts > 40 * 2**20
+    assert frozen.saved_in_parts == 0
+    assert frozen.saved_elsewhere == full.saved_elsewhere
+    # measured, and with nothing large that is not counted: a tenth for what layers work in
+    less = full.peak - frozen.peak
+    assert less == pytest.approx(full.saved_in_parts, rel=0.1)
+    assert frozen.peak == pytest.approx(frozen.saved_elsewhere, rel=0.2)
+    # AdamW has two moments of each trained parameter, and a counter
+    for figures in (full, frozen):
+        assert figures.optimizer == pytest.approx(2 * figures.gradients, rel=1e-3)
+    assert frozen.gradients == FLOAT * 513_124  # as the hook logs
+
+
+def test_denoising_queries_cost_what_the_page_says(cfg):
+    with_queries = training_memory(cfg, ['backbone', 'neck'], True, (64, 64), 1)
+    cfg.model.denoising = None
+    without = training_memory(cfg, ['backbone', 'neck'], True, (64, 64), 1)
+    assert without.saved_elsewhere < with_queries.saved_elsewhere
+
+
+def test_parts_come_from_the_hook(cfg):
+    hook = cfg.default_hooks.pop('staged_freeze')
+    assert parts_to_freeze(cfg) is None
+    cfg.custom_hooks = [hook]
+    assert parts_to_freeze(cfg) == ['backbone', 'neck']
