@@ -2,6 +2,8 @@
 """Says what a file is that is no checkpoint, where PyTorch reports an invalid load key."""
 
 import os
+import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, Union
@@ -30,6 +32,7 @@ def load_from_local(filename: str, map_location: Any) -> Any:
     Raises:
         ValueError: It is a folder; see also :func:`refuse_other_content` and
             :func:`refuse_truncated`.
+        UnpicklingError: It asks for what could run code, and nothing was run.
     """
     path = Path(filename).expanduser()
     if path.is_dir():
@@ -40,7 +43,24 @@ def load_from_local(filename: str, map_location: Any) -> Any:
     if path.is_file():
         refuse_other_content(path)
         refuse_truncated(path)
-    return mmengine_checkpoint.load_from_local(filename, map_location)
+    try:
+        return mmengine_checkpoint.load_from_local(filename, map_location)
+    except pickle.UnpicklingError as error:  # PyTorch's message advises to switch safety off
+        raise pickle.UnpicklingError(
+            f'{path} holds more than weights, and was not loaded ({_reason(error)}). A .pt '
+            'file that holds a whole model, as those of YOLOv8 do, becomes a checkpoint by '
+            'tools/convert_weights.py, which reads its tensors and runs nothing.'
+        ) from None
+
+
+def _reason(error: pickle.UnpicklingError) -> str:
+    """What a file asks for, without PyTorch's advice to switch safety off."""
+    text = ' '.join(str(error).split())
+    asked = re.search(r'GLOBAL [\w.]+', text)
+    if asked:
+        return f'it asks for {asked[0]}'
+    found = re.search(r'WeightsUnpickler error: (.*?)(?: Check the documentation|$)', text)
+    return found[1] if found else text
 
 
 def refuse_other_content(path: PathLike) -> None:

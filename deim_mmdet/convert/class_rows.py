@@ -126,6 +126,8 @@ def fit_class_rows(
     background = has_background_row(own, len(wanted))
     number = count_class_rows(state) - background
     known = known_classes(checkpoint, background)
+    if not set(own).intersection(class_tensors(state)):
+        return FittedWeights(state, *_about_other_parts(wanted, known))
     if known is None and number == len(wanted):
         message = f'class rows: the checkpoint does not name its {number} classes, kept in order'
         return FittedWeights(state, message, 'Make sure that the data set has the same order.')
@@ -141,6 +143,22 @@ def fit_class_rows(
     if not training and number == len(wanted):
         return FittedWeights(state, f'{message}its rows are kept in order', hint)
     return FittedWeights(map_class_rows(state, own, rows), f'{message}all of them are new', hint)
+
+
+def _about_other_parts(
+    wanted: Sequence[str], known: Optional[Sequence[Optional[str]]]
+) -> Tuple[str, str]:
+    """Message and hint where the model takes weights, but no class rows: DEYO from a YOLOv8."""
+    message = 'class rows: the model takes none of the checkpoint'
+    rows = find_class_rows(wanted, known or ())
+    other = [name for name, row in zip(rows.wanted, rows.rows) if row < 0]
+    if not other or known is None:
+        return message, ''
+    return (
+        f'{message}, which was trained on other classes: {_some(other)} of the data set are not '
+        f'among its {len(rows.known)} ({_some(rows.known)})',
+        'A part that is frozen never adapts to them: train it on this data set first.',
+    )
 
 
 def find_class_rows(

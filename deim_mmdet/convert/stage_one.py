@@ -72,6 +72,11 @@ def take_stage_one(module: nn.Module, state_dict: Dict[str, Any]) -> None:
     )
 
 
+def is_stage_one(weights: Mapping[str, Tensor]) -> bool:
+    """Whether weights under our names are those of a YOLOv8."""
+    return FIRST in weights and not any(key.startswith(SECOND) for key in weights)
+
+
 def is_of_stage_one(key: str) -> bool:
     """Whether both stages have the tensor."""
     return key.startswith(('backbone.', 'neck.', 'bbox_head.box_branch.'))

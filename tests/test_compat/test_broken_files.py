@@ -1,4 +1,6 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import pickle
+
 import pytest
 import torch
 from mmengine.runner import load_checkpoint
@@ -43,3 +45,17 @@ def test_files_that_are_none(weights, content, message):
 def test_a_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(ValueError, match='is a folder: name a checkpoint.*convert_weights.py'):
         load_checkpoint(torch.nn.Linear(1, 1), str(tmp_path))
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'),
+    reason='before PyTorch 2.6 files are not checked by default',
+)
+def test_a_pickled_model_is_refused_without_bad_advice(weights):
+    torch.save(dict(model=torch.nn.Linear(1, 1)), weights)
+    with pytest.raises(pickle.UnpicklingError, match='convert_weights.py') as caught:
+        load_checkpoint(torch.nn.Linear(1, 1), str(weights))
+    message = str(caught.value)
+    assert 'weights.pth holds more than weights' in message
+    assert 'it asks for GLOBAL torch.nn.modules.linear.Linear)' in message
+    assert 'weights_only' not in message and 'safe_globals' not in message
