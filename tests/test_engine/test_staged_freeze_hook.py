@@ -3,8 +3,10 @@ import copy
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.hooks import Hook
 from torch import nn
+from torch.utils.data import Dataset
 
 from deim_mmdet.engine import StagedFreezeHook, WarmupEMAHook
 from deim_mmdet.engine.staged_freeze_hook import (
@@ -14,6 +16,7 @@ from deim_mmdet.engine.staged_freeze_hook import (
     is_frozen_in,
     thaw,
 )
+from tests.test_models.samples import data_samples
 
 from .toy import ToyModel, make_runner
 
@@ -165,6 +168,62 @@ def test_groups_keep_their_number_and_order():
     first.requires_grad_(True)
     hold_trainable_parameters(optimizer)
     assert optimizer.param_groups[0]['params'] == list(first.parameters())
+
+
+class Noise(Dataset):
+    metainfo = dict(classes=tuple('0123456789'))
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        image = torch.full((3, 64, 64), index, dtype=torch.uint8)
+        return dict(inputs=image, data_samples=data_samples([1], (64, 64), 10)[0])
+
+
+def test_a_detector_of_mmdet(tmp_path):
+    """Its ResNet has a frozen stem and norms in evaluation mode of its own: they stay so."""
+    model = MODELS.build(
+        dict(
+            type='RetinaNet',
+            data_preprocessor=dict(type='DetDataPreprocessor'),
+            backbone=dict(type='ResNet', depth=18, frozen_stages=1, norm_eval=True),
+            neck=dict(type='FPN', in_channels=[64, 128, 256, 512], out_channels=8, num_outs=5),
+            bbox_head=dict(
+                type='RetinaHead', num_classes=10, in_channels=8, feat_channels=8, stacked_convs=1
+            ),
+            train_cfg=dict(
+                assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4),
+                sampler=dict(type='PseudoSampler'),
+                allowed_border=-1,
+                pos_weight=-1,
+            ),
+        )
+    )
+    seen = []
+
+    class Note(Hook):
+        def after_train_epoch(self, runner):
+            wanted = {n for n, p in runner.model.backbone.named_parameters() if p.requires_grad}
+            seen.append((wanted, state_of(runner.model.backbone), state_of(runner.model.neck)))
+
+    runner = make_runner(
+        tmp_path,
+        3,
+        model=model,
+        custom_hooks=[StagedFreezeHook(['backbone', 'neck'], 1, 2), Note()],
+    )
+    runner._train_dataloader['dataset'] = Noise()
+    runner.train()
+    trained = seen[0][0]
+    assert [bool(wanted) for wanted, _, _ in seen] == [True, False, True]
+    assert trained == seen[2][0]
+    assert not any(name.startswith(('conv1', 'layer1')) for name in trained)
+    for part in (1, 2):
+        first, second, third = (entry[part] for entry in seen)
+        assert same(first, second) and not same(second, third)
+    stem = {key: value for key, value in seen[0][1].items() if key.startswith('layer1')}
+    assert same(stem, seen[2][1])
 
 
 def logged(monkeypatch, runner):
