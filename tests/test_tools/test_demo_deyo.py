@@ -57,6 +57,7 @@ def test_a_failure_and_a_process_that_goes_on(demo_deyo, monkeypatch):
     assert sleeping.returncode < 0
 
 
+@pytest.mark.timeout(900)  # three programs: half a minute of two idle cores, minutes of busy ones
 def test_whole_command(demo_deyo, tiny_digits, tmp_path, capfd):
     out = tmp_path / 'work_dirs/demo_deyo'
     arguments = []
