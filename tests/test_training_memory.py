@@ -43,19 +43,19 @@ def test_tensors_by_hand():
 
 def test_freezing_saves_what_the_frozen_parts_keep(cfg):
     """Peak of full training = peak of the second stage + what frozen parts keep, within 10 %."""
-    options = parts_to_freeze(cfg), (256, 256), 4
+    options = parts_to_freeze(cfg), (192, 192), 4
     parts, *size = options
     assert parts == ['backbone', 'neck']
     full = training_memory_apart(cfg, parts, False, *size)
     frozen = training_memory_apart(cfg, parts, True, *size)
     # counted: to the byte
-    assert full.saved_in_parts > 40 * 2**20
+    assert full.saved_in_parts > 25 * 2**20
     assert frozen.saved_in_parts == 0
     assert frozen.saved_elsewhere == full.saved_elsewhere
     # measured, and with nothing large that is not counted: a tenth for what layers work in
     less = full.peak - frozen.peak
     assert less == pytest.approx(full.saved_in_parts, rel=0.1)
-    assert frozen.peak == pytest.approx(frozen.saved_elsewhere, rel=0.2)
+    assert frozen.peak == pytest.approx(frozen.saved_elsewhere, rel=0.3)
     # AdamW has two moments of each trained parameter, and a counter
     for figures in (full, frozen):
         assert figures.optimizer == pytest.approx(2 * figures.gradients, rel=1e-3)
