@@ -41,6 +41,7 @@ def test_tensors_by_hand():
     assert saved.in_parts == saved.elsewhere == 0
 
 
+@pytest.mark.timeout(900)  # two programs: seconds on idle cores, minutes on busy ones
 def test_freezing_saves_what_the_frozen_parts_keep(cfg):
     """Peak of full training = peak of the second stage + what frozen parts keep, within 10 %."""
     options = parts_to_freeze(cfg), (192, 192), 4

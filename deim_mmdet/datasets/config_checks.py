@@ -254,13 +254,14 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
             )
         ]
     different = [name for name in common if tuple(state[name].shape) != shapes[name]]
-    if not different:
-        return warnings
-    first = different[0]
-    message = (
-        f'{len(different)} of {len(common)} tensors have another shape than in the model, the '
-        f'first is {first}: {tuple(state[first].shape)} in the file, {shapes[first]} in the model'
-    )
+    message = 'the model does not take these weights'
+    if different:
+        first = different[0]
+        message = (
+            f'{len(different)} of {len(common)} tensors have another shape than in the model, the '
+            f'first is {first}: {tuple(state[first].shape)} in the file, {shapes[first]} in the '
+            'model'
+        )
     try:
         load_state_dict(own, state, strict=False, logger=logging.getLogger('unheard'))
     except ValueError as error:  # of our models, which know the configurations that fit
@@ -268,6 +269,8 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
     except RuntimeError:
         remedy = 'Use the configuration that the checkpoint was trained with.'
         return [Problem('error', path, f'{message}.', remedy)]
+    if not different:
+        return warnings
     remedy = 'Expected when the number of classes changes; otherwise name another checkpoint.'
     return [Problem('warning', path, f'{message}; these start from random values.', remedy)]
 

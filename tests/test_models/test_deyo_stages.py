@@ -6,8 +6,10 @@ import re
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from deim_mmdet.convert import revert_state_dict
+from deim_mmdet.datasets.config_checks import check_checkpoint
 from tests.test_models.deyo_runs import (
     DIGITS,
     FROZEN,
@@ -19,6 +21,7 @@ from tests.test_models.deyo_runs import (
     make_runner,
     save_stage_one,
 )
+from tests.test_models.parity import ROOT
 from tests.test_models.samples import data_samples
 
 
@@ -73,6 +76,17 @@ def test_refuses_other_checkpoints_and_names_both(stage_one):
     for weights, match in cases:
         with pytest.raises(ValueError, match=match):
             build_stage_two().load_state_dict(weights, strict=False)
+
+
+def test_other_classes_are_found_before_training(tmp_path):
+    """No shape differs: what the stages share is the same for any number of classes."""
+    other = build('yolov8/yolov8_atto_digits', **{'bbox_head.num_classes': 80})
+    cfg = Config.fromfile(ROOT / 'configs/deyo/deyo_yolov8-atto_digits.py')
+    cfg.load_from = save_stage_one(tmp_path / 'other.pth', other)
+    (problem,) = check_checkpoint(cfg)
+    assert problem.level == 'error' and 'has 80 classes, the model has 10' in str(problem)
+    cfg.load_from = save_stage_one(tmp_path / 'same.pth')
+    assert check_checkpoint(cfg) == []
 
 
 def test_a_run_and_a_resumed_one_freeze_the_same_bits(tmp_path, stage_one, stage_one_file):
