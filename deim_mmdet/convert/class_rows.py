@@ -143,6 +143,27 @@ def fit_class_rows(
     return FittedWeights(map_class_rows(state, own, rows), f'{message}all of them are new', hint)
 
 
+def fit_category_ids(
+    state: Mapping[str, Tensor], num_classes: int
+) -> Tuple[Mapping[str, Tensor], Optional[ClassRows]]:
+    """Weights for COCO's 80 classes of weights for its 91 category ids.
+
+    Args:
+        state (Mapping[str, Tensor]): Weights under our names.
+        num_classes (int): Classes of the model that they are for.
+
+    Returns:
+        tuple[Mapping[str, Tensor], ClassRows | None]: The weights with a row per class, and the
+        row of the category of each; the weights as they are, and None, if the numbers of classes
+        are others.
+    """
+    if (count_class_rows(state), num_classes) != (91, 80):
+        return state, None
+    rows = find_class_rows(classes_of_rows(80), classes_of_rows(91))
+    shapes = {key: state[key][: len(state[key]) - 11] for key in class_tensors(state)}
+    return map_class_rows(state, shapes, rows), rows
+
+
 def find_class_rows(
     wanted: Sequence[str],
     known: Sequence[Optional[str]],

@@ -59,6 +59,10 @@ DN_DEFORMABLE_DETR_RULES = (
         ('cross_attn.{rest}', 'cross_attn.{rest}'),
     ),
 )
+# the decoder holds the box branches, too
+COPIES = (('transformer.decoder.bbox_embed.{rest}', 'bbox_embed.{rest}'),)
+# the norms of published backbones are frozen, and do not count
+UNPUBLISHED = ('backbone.{rest}.num_batches_tracked',)
 # fmt: on
 
 _PLACEHOLDERS = {
@@ -76,7 +80,8 @@ DN_DETR = Family(
         'out_attn': r'self_attn|cross_attn',
     },
     rules=(*SHARED_RULES, *DN_DETR_RULES),
-    copies=(('transformer.decoder.bbox_embed.{rest}', 'bbox_embed.{rest}'),),
+    copies=COPIES,
+    unpublished=UNPUBLISHED,
 )
 
 DN_DEFORMABLE_DETR = Family(
@@ -90,5 +95,6 @@ DN_DEFORMABLE_DETR = Family(
         'linear': {'0': '0', '1': '2', '2': '4'},  # activations are numbered, too
     },
     rules=(*SHARED_RULES, *DN_DEFORMABLE_DETR_RULES),
-    copies=(('transformer.decoder.bbox_embed.{rest}', 'bbox_embed.{rest}'),),
+    copies=COPIES,
+    unpublished=UNPUBLISHED,
 )

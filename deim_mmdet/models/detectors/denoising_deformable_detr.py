@@ -27,15 +27,12 @@ class DenoisingDeformableDETR(DenoisingMixin, DeformableDETR):
     """
 
     self_attn_mask_name = 'self_attn_mask'
+    has_content = True  # learnt, or made from a proposal
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if self.denoising is not None and not self.as_two_stage:
             self.box_position = BoxPositionMLP(self.embed_dims)
-
-    def normal_content(self, query: Tensor) -> Tensor:
-        # NOTE learnt, or made from a proposal, where that of the parent's other detectors is zero
-        return query
 
     def denoising_inputs(self, denoising: DenoisingQueries) -> Dict[str, Tensor]:
         boxes = denoising.references.sigmoid()

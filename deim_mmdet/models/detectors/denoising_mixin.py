@@ -12,6 +12,8 @@ from deim_mmdet.models.dense_heads.denoising_head_mixin import DenoisingHeadMixi
 from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
 from deim_mmdet.models.task_modules.targets import BatchTargets
 
+from .rtdetr import fit_weights
+
 
 class DenoisingMixin:
     """Trains a DETR of mmdet with the denoising queries of
@@ -32,19 +34,23 @@ class DenoisingMixin:
         ValueError: The head has no losses for denoising queries.
     """
 
-    # what the decoder layers call the mask of their self-attention
+    # What the decoder layers call the mask of their self-attention.
     self_attn_mask_name = 'self_attn_masks'
+    # Whether the detector's own queries have a content. If not they get that of "no object".
+    has_content = False
 
     def __init__(self, *args, denoising: OptConfigType = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        self._register_load_state_dict_pre_hook(fit_weights, with_module=True)
+        self._register_load_state_dict_pre_hook(refuse_to_drop_content, with_module=True)
         self.denoising = None
         if denoising is None:
             return
         if not isinstance(self.bbox_head, DenoisingHeadMixin):
             raise ValueError(
                 'denoising needs a head with losses for it, got '
-                f'{type(self.bbox_head).__name__}: set bbox_head.type to that of '
-                f'{type(self).__name__}, {type(self).__name__}Head, or denoising=None'
+                f'{type(self.bbox_head).__name__}: set bbox_head.type={type(self).__name__}Head, '
+                'or denoising=None in the model'
             )
         self.denoising = MODELS.build(
             dict(denoising, num_classes=self.bbox_head.num_classes, embed_dims=self.embed_dims)
@@ -63,10 +69,10 @@ class DenoisingMixin:
         return encoder_inputs, decoder_inputs
 
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
-        """As the detector's own; normal queries say that they are normal."""
+        """As the detector's own; normal queries without content get that of "no object"."""
         decoder_inputs, head_inputs = super().pre_decoder(*args, **kwargs)
-        if self.denoising is not None:
-            decoder_inputs['query'] = self.normal_content(decoder_inputs['query'])
+        if self.denoising is not None and not self.has_content:
+            decoder_inputs['query'] = decoder_inputs['query'] + self.denoising.normal_content()
         return decoder_inputs, head_inputs
 
     def forward_decoder(
@@ -94,13 +100,6 @@ class DenoisingMixin:
         with self.masked_self_attention(denoising.attn_mask):
             outputs = super().forward_decoder(**decoder_inputs)
         return dict(outputs, denoising=denoising, targets=targets)
-
-    def normal_content(self, query: Tensor) -> Tensor:
-        """Contents of the normal queries (bs, N, embed_dims), from the detector's own.
-
-        The detectors whose contents are zeros get those of "no object".
-        """
-        return query + self.denoising.normal_content()
 
     def denoising_inputs(self, denoising: DenoisingQueries) -> Dict[str, Tensor]:
         """The denoising queries under the names that ``forward_decoder`` has for the normal ones,
@@ -130,3 +129,18 @@ class DenoisingMixin:
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def refuse_to_drop_content(module: DenoisingMixin, state_dict: Dict, prefix: str, *args) -> None:
+    """Refuse weights whose normal queries need a content that this detector does not have.
+
+    Raises:
+        ValueError: They were trained with denoising, and the detector is built without.
+    """
+    key = f'{prefix}denoising.label_embedding.weight'
+    if module.denoising is None and not module.has_content and key in state_dict:
+        raise ValueError(
+            f'the weights were trained with denoising: their queries begin with a row of {key}, '
+            'also in evaluation, and this model has denoising=None. Set '
+            "model.denoising=dict(type='DenoisingQueryGenerator'), or take weights without it."
+        )

@@ -10,7 +10,6 @@ from deim_mmdet.models.layers.dn_deformable_decoder import DNDeformableDecoder
 from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
 
 from .denoising_mixin import DenoisingMixin
-from .rtdetr import fit_weights
 
 
 @MODELS.register_module()
@@ -32,6 +31,7 @@ class DNDeformableDETR(DenoisingMixin, DeformableDETR):
     """
 
     self_attn_mask_name = 'self_attn_mask'
+    has_content = True
 
     def __init__(
         self, *args, with_box_refine: bool = True, as_two_stage: bool = False, **kwargs
@@ -43,7 +43,6 @@ class DNDeformableDETR(DenoisingMixin, DeformableDETR):
                 'DenoisingDeformableDETR for the other forms'
             )
         super().__init__(*args, with_box_refine=True, as_two_stage=False, **kwargs)
-        self._register_load_state_dict_pre_hook(fit_weights, with_module=True)
 
     def _init_layers(self) -> None:
         decoder = self.decoder

@@ -8,7 +8,6 @@ from torch import Tensor
 from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
 
 from .denoising_mixin import DenoisingMixin
-from .rtdetr import fit_weights
 
 
 @MODELS.register_module()
@@ -21,10 +20,6 @@ class DNDETR(DenoisingMixin, DABDETR):
         args, kwargs: Arguments of mmdet's ``DABDETR``, and ``denoising`` of
             :class:`DenoisingMixin`.
     """
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self._register_load_state_dict_pre_hook(fit_weights, with_module=True)
 
     def denoising_inputs(self, denoising: DenoisingQueries) -> Dict[str, Tensor]:
         # DAB-DETR calls the logits of its anchors query_pos

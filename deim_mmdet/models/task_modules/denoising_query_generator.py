@@ -125,7 +125,9 @@ class DenoisingQueryGenerator(nn.Module):
 
     def bounded_groups(self, slots: int) -> int:
         """How many groups of so many slots are made."""
-        most = max(1, self.max_queries // max(slots, 1))
+        if slots == 0:
+            return self.num_groups
+        most = max(1, self.max_queries // slots)
         if most < self.num_groups and not self._has_warned:
             self._has_warned = True
             warnings.warn(
