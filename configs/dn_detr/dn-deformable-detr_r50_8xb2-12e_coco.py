@@ -1,4 +1,4 @@
-# DN-Deformable-DETR, R50, in 12 epochs. No result is published: the authors' 43.4* has deformable
+# DN-Deformable-DETR, R50, in 12 epochs; not in the authors' model zoo, whose 43.4* has deformable
 # attention in the encoder alone.
 # Without denoising: --cfg-options model.denoising=None
 _base_ = './dn-deformable-detr_r50_8xb2-50e_coco.py'

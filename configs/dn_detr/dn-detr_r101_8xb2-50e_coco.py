@@ -1,4 +1,4 @@
-# DN-DETR, R101. The authors have released no such model.
+# DN-DETR, R101; not in the authors' model zoo.
 # Without denoising: --cfg-options model.denoising=None
 _base_ = './dn-detr_r50_8xb2-50e_coco.py'
 

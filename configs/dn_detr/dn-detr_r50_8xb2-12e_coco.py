@@ -1,4 +1,4 @@
-# DN-DETR, R50, in 12 epochs. No result is published.
+# DN-DETR, R50, in 12 epochs; not in the authors' model zoo.
 # Without denoising: --cfg-options model.denoising=None
 _base_ = './dn-detr_r50_8xb2-50e_coco.py'
 
