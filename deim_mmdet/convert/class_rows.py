@@ -157,11 +157,13 @@ def fit_category_ids(
         row of the category of each; the weights as they are, and None, if the numbers of classes
         are others.
     """
-    if (count_class_rows(state), num_classes) != (91, 80):
+    classes, ids = classes_of_rows(80), classes_of_rows(91)
+    if (count_class_rows(state), num_classes) != (len(ids), len(classes)):
         return state, None
-    rows = find_class_rows(classes_of_rows(80), classes_of_rows(91))
-    shapes = {key: state[key][: len(state[key]) - 11] for key in class_tensors(state)}
-    return map_class_rows(state, shapes, rows), rows
+    rows = find_class_rows(classes, ids)
+    # every class is found, so that only the shapes of these matter
+    own = {key: state[key][len(ids) - len(classes) :] for key in class_tensors(state)}
+    return map_class_rows(state, own, rows), rows
 
 
 def find_class_rows(

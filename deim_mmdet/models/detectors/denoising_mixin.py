@@ -87,8 +87,8 @@ class DenoisingMixin:
             decoder_inputs: The other inputs of the detector's decoder.
 
         Returns:
-            dict: Inputs of the head; of Nd + N queries, with ``denoising`` and ``targets``, if
-            there are objects to make queries from.
+            dict: Inputs of the head: of N queries, or with ``targets`` of Nd + N queries, and
+            ``denoising`` and ``targets``, too.
         """
         decoder_inputs['query'] = query
         if targets is None:

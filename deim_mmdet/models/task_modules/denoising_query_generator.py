@@ -23,19 +23,18 @@ class DenoisingQueryGenerator(nn.Module):
     """Denoising queries of `DN-DETR <https://arxiv.org/abs/2203.01305>`_.
 
     With M the most objects of an image, each group has M slots, one per object; the slot of an
-    object is its index + M * group. Slots beyond the objects of an image hold zeros, the box (0.5,
-    0.5, 0.5, 0.5), stay visible within their group, and are in no loss. A label is replaced by a
-    random one, which may be the same, with probability ``label_noise``. The centre of a box moves
-    by less than ``box_noise`` times half its size, its size changes by less than ``box_noise``
-    times itself; the result is clipped to the image. Groups do not see each other, and normal
-    queries see none.
+    object is its index + M * group. Slots beyond the objects of an image hold zeros, as content and
+    as logits of the box; they stay visible within their group, and are in no loss. A label is
+    replaced by a random one, which may be the same, with probability ``label_noise``. The centre of
+    a box moves by less than ``box_noise`` times half its size, its size changes by less than
+    ``box_noise`` times itself; each number is clipped to [0, 1]. Groups do not see each other, and
+    normal queries see none.
 
     A content has one dimension less than a query: the last one tells denoising queries (1) from
     normal ones (0). Normal queries have the content of row C, "no object", of the table of labels.
 
     Differs from the published implementation: groups are fewer, at least one, where they would
-    make more than ``max_queries`` queries, and the last group of a batch without objects is empty
-    instead of missing, so that the losses have the same keys in every step.
+    make more than ``max_queries`` queries.
 
     Args:
         num_classes (int): Number of classes C.
@@ -44,8 +43,8 @@ class DenoisingQueryGenerator(nn.Module):
         label_noise (float): Probability of a replaced label, in [0, 1]. Defaults to 0.2.
         box_noise (float): Scale of the noise of boxes, in [0, 1]. Defaults to 0.4.
         max_queries (int): Bound of the denoising queries of an image Nd, unless one group alone is
-            larger. Self-attention takes memory of the order (Nd + N)^2. Defaults to 500: no image
-            of COCO has more than 100 objects.
+            larger. Self-attention takes memory of the order (Nd + N)^2. Defaults to 500: five
+            groups of 100 objects.
 
     Raises:
         ValueError: A noise is outside [0, 1]; no group, or no query, is allowed.
