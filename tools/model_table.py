@@ -28,6 +28,8 @@ METHODS = {
     'deyo': 'DEYO',
     'deyo-tiny': 'DEYO-tiny',
     'dfine': 'D-FINE',
+    'dn-deformable-detr': 'DN-Deformable-DETR',
+    'dn-detr': 'DN-DETR',
     'rtdetr': 'RT-DETR',
     'rtdetrv2': 'RT-DETRv2',
     'yolov8': 'YOLOv8',
@@ -107,7 +109,7 @@ def table(models: List[dict], folder: Path, root: Path) -> List[str]:
         cells = [
             f'[{title(model["Name"])}]({config})',
             f'{data["Parameters"] / 1e6:.2f} M',
-            f'{data["FLOPs"] / 1e9:.1f}',
+            f'{data["FLOPs"] / 1e9:.1f}' if 'FLOPs' in data else '',
             data['Epochs'],
             coco_ap(model),
             f'[published]({model["Weights"]})' if model.get('Weights') else '',
@@ -123,6 +125,7 @@ def title(name: str) -> str:
     methods, backbone = [METHODS.get(word, word) for word in words[:-1]], words[-1]
     size = re.sub('hgnetv2-|yolov8-', '', backbone).replace('vd', '').replace('-dsp', '')
     text = '-'.join([*methods, size[0].upper() + size[1:]])
+    text = text.replace('-dc5', '-DC5')
     if backbone.endswith('-dsp'):
         text += ', discrete sampling'
     if name.endswith('obj365-coco'):

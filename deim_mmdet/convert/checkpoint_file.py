@@ -10,7 +10,6 @@ from deim_mmdet.compat.broken_files import damaged
 
 from .configs import (
     describe_configs,
-    model_differences,
     model_of,
     model_state,
     refuse_other_weights,
@@ -56,9 +55,8 @@ def convert_checkpoint_file(
     """
     refuse_to_lose(target, overwrite, source)
     checkpoint, names = read_published(source)
-    converted, report = converted_checkpoint(checkpoint, classes or names)
-    if config is not None:
-        report.take_comparison(model_differences(converted['state_dict'], model_state(config)))
+    model = None if config is None else model_state(config)
+    converted, report = converted_checkpoint(checkpoint, classes or names, model)
     if config is None or not report.fits:
         report.configs = describe_configs(converted['state_dict'])
     if not report.fits:

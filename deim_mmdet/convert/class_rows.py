@@ -161,6 +161,29 @@ def _about_other_parts(
     )
 
 
+def fit_category_ids(
+    state: Mapping[str, Tensor], num_classes: int
+) -> Tuple[Mapping[str, Tensor], Optional[ClassRows]]:
+    """Weights for COCO's 80 classes of weights for its 91 category ids.
+
+    Args:
+        state (Mapping[str, Tensor]): Weights under our names.
+        num_classes (int): Classes of the model that they are for.
+
+    Returns:
+        tuple[Mapping[str, Tensor], ClassRows | None]: The weights with a row per class, and the
+        row of the category of each; the weights as they are, and None, if the numbers of classes
+        are others.
+    """
+    classes, ids = classes_of_rows(80), classes_of_rows(91)
+    if (count_class_rows(state), num_classes) != (len(ids), len(classes)):
+        return state, None
+    rows = find_class_rows(classes, ids)
+    # every class is found, so that only the shapes of these matter
+    own = {key: state[key][len(ids) - len(classes) :] for key in class_tensors(state)}
+    return map_class_rows(state, own, rows), rows
+
+
 def find_class_rows(
     wanted: Sequence[str],
     known: Sequence[Optional[str]],

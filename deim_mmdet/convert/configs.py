@@ -15,13 +15,13 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 
 import deim_mmdet
-from deim_mmdet.models.detectors import RTDETR, YOLOv8
+from deim_mmdet.models.detectors import DNDETR, RTDETR, DNDeformableDETR, YOLOv8
 
 from .class_rows import CLASS_TENSOR
 from .state_dict import ConversionReport, compare_states
 
 # Parts of a model config without weights, or whose weights do not tell the size.
-WEIGHTLESS = ('data_preprocessor', 'denoising', 'init_cfg', 'num_queries', 'test_cfg', 'train_cfg')
+WEIGHTLESS = ('data_preprocessor', 'denoising', 'init_cfg', 'test_cfg', 'train_cfg')
 DENOISING = 'denoising.'  # training can do without it
 
 _STATES: Dict[str, Dict[str, Tensor]] = {}  # see _state_of
@@ -30,10 +30,10 @@ _STATES: Dict[str, Dict[str, Tensor]] = {}  # see _state_of
 def fitting_configs(weights: Mapping[str, Tensor]) -> Tuple[List[str], int]:
     """Find the configs of this package whose model has these weights.
 
-    Looks at the COCO configs of RT-DETR's relatives and of YOLOv8, in the repository or in the
-    installed package. Their models are built without memory. The number of classes plays no part,
-    nor do denoising, counters of batch norms, and what the config fixes as well. Several configs
-    fit where only the training differs: DEIM-D-FINE-S and D-FINE-S, RT-DETR and RT-DETRv2.
+    Looks at the COCO configs of RT-DETR's relatives, YOLOv8 and DN-DETR, in the repository or in
+    the installed package. Their models are built without memory. The number of classes plays no
+    part, nor do denoising, counters of batch norms, and what the config fixes as well. Several
+    configs fit where only the training differs: DEIM-D-FINE-S and D-FINE-S, RT-DETR and RT-DETRv2.
 
     Args:
         weights (Mapping): Weights under our names.
@@ -90,7 +90,7 @@ def refuse_other_weights(weights: Mapping[str, Tensor], cfg: Config) -> None:
 
     Args:
         weights (Mapping): Weights under our names.
-        cfg (Config): Config of a relative of RT-DETR.
+        cfg (Config): Config of a model of this package.
 
     Raises:
         ValueError: They differ, but for the number of classes and denoising.
@@ -130,7 +130,7 @@ def model_of(cfg: Config) -> ConfigDict:
     if not _has_a_family(model.type):
         raise ValueError(
             f'The model of the config is {model.type}, whose weights are not converted: name the '
-            'config of an RT-DETR, D-FINE, DEIM or YOLOv8.'
+            'config of an RT-DETR, D-FINE, DEIM, DEYO, YOLOv8 or DN-DETR.'
         )
     return model
 
@@ -157,7 +157,7 @@ def _candidates() -> Dict[Path, Dict[str, Tensor]]:
 
 def _has_a_family(kind: Union[str, type, None]) -> bool:
     cls = MODELS.get(kind) if isinstance(kind, str) else kind
-    return isinstance(cls, type) and issubclass(cls, (RTDETR, YOLOv8))
+    return isinstance(cls, type) and issubclass(cls, (RTDETR, YOLOv8, DNDETR, DNDeformableDETR))
 
 
 def _state_of(model: Mapping[str, Any]) -> Dict[str, Tensor]:

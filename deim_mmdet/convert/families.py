@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 from .deyo import DEYO
 from .dfine import DFINE
+from .dn_detr import DN_DEFORMABLE_DETR, DN_DETR
 from .rtdetr import RTDETR, RTDETRV2
 from .transformers_dfine import DFINE_TRANSFORMERS
 from .transformers_rtdetr import RTDETR_TRANSFORMERS, RTDETRV2_TRANSFORMERS
@@ -16,4 +17,6 @@ FAMILIES = (
     RTDETRV2_TRANSFORMERS,
     YOLOV8,
     DEYO,
+    DN_DETR,
+    DN_DEFORMABLE_DETR,
 )

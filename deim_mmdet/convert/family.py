@@ -30,6 +30,8 @@ class Family:
         copies (tuple): Pairs (published template, published template of the same tensor under
             another name, which a rule names): the first is not needed on the way in, and is
             written again on the way out. Defaults to none.
+        unpublished (tuple): Our templates of tensors that published files lack: they are left out
+            on the way out. Defaults to none.
         placeholders (dict): Own placeholders: a regular expression, or a dict from the published
             part of a name to ours, no two alike. Defaults to none.
         constants (tuple): Our names of values that the config fixes, too: a checkpoint may lack
@@ -45,6 +47,7 @@ class Family:
     rules: Rows
     dropped: Tuple[Tuple[str, str], ...] = ()
     copies: Tuple[Tuple[str, str], ...] = ()
+    unpublished: Tuple[str, ...] = ()
     placeholders: dict = field(default_factory=dict)
     constants: Tuple[str, ...] = ()
     computed: Optional[Callable[[Mapping[str, Tensor], 'PublishedForm'], Dict[str, Tensor]]] = None
@@ -73,6 +76,10 @@ class Family:
         """Other names under which the published tensor ``key`` is published again."""
         matches = ((second, pattern.fullmatch(key)) for second, pattern in self._originals)
         return tuple(second.format(**match.groupdict()) for second, match in matches if match)
+
+    def is_unpublished(self, key: str) -> bool:
+        """Whether published files lack our ``key``."""
+        return any(self._pattern(template).fullmatch(key) for template in self.unpublished)
 
     def reason_to_drop(self, key: str) -> Optional[str]:
         """Why the published ``key`` is not needed, or None when no row says that."""

@@ -6,7 +6,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from mmengine.logging import print_log
 from torch import Tensor
 
-from .class_rows import NO_CLASS, classes_of_rows, count_class_rows
+from .class_rows import NO_CLASS, classes_of_rows, count_class_rows, fit_category_ids
+from .configs import model_differences
 from .families import FAMILIES
 from .family import PublishedForm
 from .state_dict import ConversionReport, convert_state_dict, is_published, revert_state_dict
@@ -49,12 +50,18 @@ def converted_checkpoint(
     Args:
         checkpoint (Mapping): A published checkpoint.
         classes (Sequence[str], optional): As in :func:`to_mmdet_checkpoint`.
-        model_state (Mapping, optional): ``state_dict()`` of the model that the weights are for.
+        model_state (Mapping, optional): ``state_dict()`` of the model that the weights are for: it
+            is compared with them, but for the number of classes. Where it has COCO's 80 classes,
+            and the checkpoint a row for each of the 91 category ids, the rows are moved.
 
     Returns:
         tuple[dict, ConversionReport]: The new checkpoint, and the report.
     """
-    weights, report = convert_state_dict(checkpoint, model_state)
+    weights, report = convert_state_dict(checkpoint)
+    if model_state is not None:
+        weights, rows = fit_category_ids(weights, count_class_rows(model_state))
+        report.class_rows = rows and str(rows)
+        report.take_comparison(model_differences(weights, model_state))
     num_classes = count_class_rows(weights)
     known = classes_of_rows(num_classes)
     if classes is None:  # in a file that we wrote

@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 
 from deim_mmdet.models.detectors import DEYO
 
-from .class_rows import CLASS_TENSOR, class_tensors, count_class_rows
+from .class_rows import CLASS_TENSOR, class_tensors, count_class_rows, fit_category_ids
 from .configs import describe_configs, model_differences
 from .stage_one import is_stage_one
 from .state_dict import COUNTER, convert_state_dict, is_published
@@ -42,6 +42,8 @@ def convert_published(module: nn.Module, state_dict: Dict[str, Any]) -> None:
             f'{describe_configs(converted)} To load them into a model that you have changed, '
             'convert them first: tools/convert_weights.py.'
         )
+    converted, rows = fit_category_ids(converted, count_class_rows(own))
+    report.class_rows = rows and str(rows)
     state_dict.clear()
     state_dict.update(converted)
     print_log(report.summary, logger='current')

@@ -1,4 +1,5 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -18,6 +19,9 @@ BACKBONES = (
     ('PResNet', ('conv1.', 'res_layers.', 'fc.')),
 )
 
+# Transformer layers of detrex number their attentions: `self_attn`, `cross_attn` elsewhere.
+DETREX_KEY = re.compile(r'transformer\.(encoder|decoder)\.layers\.\d+\.attentions\.')
+
 
 @dataclass
 class ConversionReport:
@@ -32,6 +36,7 @@ class ConversionReport:
             None: no model was given to compare with.
         unused (list[str], optional): Our names that the checkpoint has and the model has not.
         mismatched (list[str], optional): Names whose shapes differ, with both shapes.
+        class_rows (str, optional): Which class rows came from where, if they were moved.
         configs (str, optional): A sentence that names the configs that fit best.
     """
 
@@ -42,6 +47,7 @@ class ConversionReport:
     missing: Optional[List[str]] = None
     unused: Optional[List[str]] = None
     mismatched: Optional[List[str]] = None
+    class_rows: Optional[str] = None
     configs: Optional[str] = None
 
     @property
@@ -55,6 +61,7 @@ class ConversionReport:
         return (
             f'Published weights of {self.family} ({self.source}): {len(self.mapped)} tensors '
             f'converted, {len(self.dropped)} not needed.'
+            + (f' {self.class_rows}.' if self.class_rows else '')
         )
 
     def take_comparison(self, other: 'ConversionReport') -> None:
@@ -66,6 +73,7 @@ class ConversionReport:
             f'{self.family}, weights taken from {self.source}',
             f'{len(self.mapped)} tensors mapped, {len(self.dropped)} dropped',
         ]
+        lines += [self.class_rows] if self.class_rows else []
         reasons = {}
         for key, reason in self.dropped.items():
             reasons.setdefault(reason, []).append(key)
@@ -144,7 +152,10 @@ def revert_state_dict(
             f'There is no family {family!r} in the {layout} layout: take one of '
             f'{", ".join(repr(each.name) for each in known)}.'
         )
-    unnamed = [[key for key in weights if not each.revert(key)] for each in families]
+    unnamed = [
+        [key for key in weights if not (each.is_unpublished(key) or each.revert(key))]
+        for each in families
+    ]
     left, chosen = min(zip(unnamed, families), key=lambda pair: len(pair[0]))
     if left:
         raise ValueError(
@@ -154,6 +165,8 @@ def revert_state_dict(
         )
     published = OrderedDict()
     for ours, tensor in weights.items():
+        if chosen.is_unpublished(ours):
+            continue
         names = chosen.revert(ours)
         for name, part in zip(names, tensor.chunk(len(names)) if len(names) > 1 else [tensor]):
             published[name] = part
@@ -238,6 +251,12 @@ def _family_of(weights: Mapping[str, Tensor]) -> Family:
         raise ValueError(
             f'This is a backbone alone. {backbone} loads it as it is: backbone=dict(init_cfg=dict('
             "type='Pretrained', checkpoint=...))."
+        )
+    detrex = next((key for key in weights if DETREX_KEY.match(key)), None)
+    if detrex:
+        raise ValueError(
+            f'These weights are those of detrex, which has other names (e.g. {detrex}): there is '
+            "no table for them. Take the checkpoint of the method's own repository."
         )
     if any(key.startswith('neck.') for key in weights):
         raise ValueError('These weights have our names already: no conversion is needed.')

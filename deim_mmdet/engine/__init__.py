@@ -7,6 +7,7 @@ from .dense_o2o_hook import DenseO2OHook
 from .flat_cosine_lr import FlatCosineLR
 from .linear_warmup_lr import LinearWarmupLR
 from .load_weights_hook import LoadWeightsHook
+from .matching_stability_hook import MatchingStabilityHook
 from .no_hook import NoHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .progress_hook import RichProgressHook
@@ -25,6 +26,7 @@ __all__ = [
     'FlatCosineLR',
     'LinearWarmupLR',
     'LoadWeightsHook',
+    'MatchingStabilityHook',
     'NoHook',
     'NonFiniteLossHook',
     'RichProgressHook',

@@ -44,6 +44,7 @@ class Case:
         fixtures (Path): Folder of ``<name>.npz``. Defaults to the one in the repository.
         tables (Path): Folder of ``<table>.tsv``. Defaults to the one in the repository.
         case (tuple, optional): Table and config in place of those of ``CASES``.
+        num_classes (int, optional): Number of classes in place of that of the config.
     """
 
     def __init__(
@@ -52,13 +53,17 @@ class Case:
         fixtures: Path = FIXTURES,
         tables: Path = FIXTURES,
         case: Optional[tuple] = None,
+        num_classes: Optional[int] = None,
     ):
         init_default_scope('mmdet')
         table, config = case or CASES[name]
         self.config = ROOT / 'configs' / f'{config}.py'
         self.golden = np.load(fixtures / f'{name}.npz')
         self.weights = fill.state_dict_from_tsv(tables / f'{table}.tsv')
-        self.model = MODELS.build(Config.fromfile(self.config).model)
+        model = Config.fromfile(self.config).model
+        if num_classes is not None:
+            model.bbox_head.num_classes = num_classes
+        self.model = MODELS.build(model)
         converted, self.report = convert_state_dict(self.published, self.model.state_dict())
         self.model.load_state_dict(converted, strict=False)
 

@@ -80,6 +80,14 @@ def test_a_table_may_name_its_folders(tool, root):
     assert rows[' configs/dfine configs/deim'] == ['D-FINE-', 'DEIM-D-']
 
 
+def test_a_model_without_flops_has_an_empty_cell(tool, root):
+    (root / 'configs/deim/metafile.yml').write_text(
+        METAFILE.replace('      FLOPs: 7150000000\n', '')
+    )
+    assert tool('model_table').main([], root) == 0
+    assert '| 3.78 M |  | 160 |' in (root / 'README.md').read_text()
+
+
 def test_a_table_without_end_is_refused(tool, root):
     (root / 'README.md').write_text('<!-- models:start -->\n')
     with pytest.raises(SystemExit, match='Put `<!-- models:end -->` on a line below'):
@@ -92,6 +100,8 @@ TITLES = [  # name of a config, as the papers write it
     ('deim_rtdetrv2_r50vd-m_8xb2-60e_coco', 'DEIM-RT-DETRv2-R50-m'),
     ('rtdetrv2_r50vd-m-dsp_8xb2-36e_coco', 'RT-DETRv2-R50-m, discrete sampling'),
     ('rtdetr_r101vd_8xb2-72e_coco', 'RT-DETR-R101'),
+    ('dn-detr_r50-dc5_8xb2-50e_coco', 'DN-DETR-R50-DC5'),
+    ('dn-deformable-detr_r50_8xb2-24e_coco', 'DN-Deformable-DETR-R50'),
     ('dino-4scale_r50_8xb2-12e_coco', 'dino-4scale-R50'),
 ]
 

@@ -16,6 +16,8 @@ from deim_mmdet.models.task_modules.matches import Matches
 from deim_mmdet.models.task_modules.targets import BatchTargets
 from deim_mmdet.ops.boxes import aligned_iou, cxcywh_to_xyxy
 
+from .stacked_losses import box_terms, name_terms
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -143,18 +145,8 @@ class RTDETRHead(BaseModule):
     ) -> Dict[str, Tensor]:
         """L1 on cxcywh and IoU loss on xyxy of every set, each shape (S,)."""
         bboxes = assignment.box.gather(sets.bboxes)  # (S, P, 4)
-        gt_bboxes = targets.boxes[assignment.box.target_index].expand_as(bboxes)
-        # without pairs mmdet's L1Loss returns a scalar zero
-        loss_bbox = self.loss_bbox(bboxes, gt_bboxes, reduction_override='none').expand_as(bboxes)
-        loss_iou = self.loss_iou(
-            cxcywh_to_xyxy(bboxes).flatten(0, 1),
-            cxcywh_to_xyxy(gt_bboxes).flatten(0, 1),
-            reduction_override='none',
-        )
-        return dict(
-            loss_bbox=loss_bbox.sum((1, 2)) / assignment.num_box,
-            loss_iou=loss_iou.view(bboxes.shape[:2]).sum(1) / assignment.num_box,
-        )
+        gt_bboxes = targets.boxes[assignment.box.target_index]
+        return box_terms(self.loss_bbox, self.loss_iou, bboxes, gt_bboxes, assignment.num_box)
 
     def set_names(self, num_sets: int) -> List[str]:
         """Key prefix of every set, encoder first: mmdet's names."""
@@ -162,11 +154,7 @@ class RTDETRHead(BaseModule):
 
     def name_terms(self, terms: Dict[str, Tensor], names: List[str]) -> Dict[str, Tensor]:
         """Spread each term's values over keys; K values belong to the last K sets."""
-        return {
-            f'{name}{term}': value
-            for term, values in terms.items()
-            for name, value in zip(names[-len(values) :], values.unbind())
-        }
+        return name_terms(terms, names)
 
     def predict(
         self,

@@ -1,4 +1,5 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from .box_position_mlp import BoxPositionMLP
 from .box_query_selection import BoxQuerySelection
 from .conv import (
     ConvNormAct,
@@ -12,6 +13,7 @@ from .csp_layers import ConvDownsample, CSPRepLayer, RepNCSPELAN4, SeparableDown
 from .deyo_decoder import DEYODecoder
 from .dfine_decoder import DFINEDecoder
 from .dfl_box_branch import DFLBoxBranch
+from .dn_deformable_decoder import DNDeformableDecoder
 from .mlp import MLP
 from .prediction_sets import PredictionSets
 from .query_selection import QuerySelection
@@ -22,6 +24,7 @@ from .yolov8_layers import SPPF, C2f
 __all__ = [
     'MLP',
     'SPPF',
+    'BoxPositionMLP',
     'BoxQuerySelection',
     'C2f',
     'CSPRepLayer',
@@ -30,6 +33,7 @@ __all__ = [
     'DEYODecoder',
     'DFINEDecoder',
     'DFLBoxBranch',
+    'DNDeformableDecoder',
     'FrozenBatchNorm2d',
     'LearnableAffine',
     'PredictionSets',

@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 from .batch_task_aligned_assigner import AlignedCells, BatchTaskAlignedAssigner
 from .contrastive_denoising import ContrastiveDenoising, DenoisingQueries
+from .denoising_query_generator import DenoisingQueryGenerator
 from .matches import Matches, to_device
 from .set_matcher import SetMatcher
 from .targets import BatchTargets
@@ -13,6 +14,7 @@ __all__ = [
     'BatchTaskAlignedAssigner',
     'ContrastiveDenoising',
     'DenoisingQueries',
+    'DenoisingQueryGenerator',
     'Matches',
     'SetMatcher',
     'UnpaddedDenoising',

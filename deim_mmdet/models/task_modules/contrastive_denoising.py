@@ -19,7 +19,7 @@ _LOGIT_EPS = 1e-5
 class DenoisingQueries:
     """Noisy copies of the objects, which the decoder has to set right.
 
-    Args:
+    Attributes:
         content (Tensor): Embeddings of the noisy labels, shape (bs, Nd, embed_dims).
         references (Tensor): Logits of the noisy normalised boxes, shape (bs, Nd, 4), ordered
             (cx, cy, w, h).
@@ -107,7 +107,7 @@ class ContrastiveDenoising(nn.Module):
             content=self.embed(labels),
             references=boxes.logit(_LOGIT_EPS),
             attn_mask=group_mask(num_groups, 2 * slots, num_queries, boxes.device),
-            matches=positive_matches(targets, num_groups),
+            matches=positive_matches(targets, num_groups, 2 * slots),
             num_groups=num_groups,
         )
 
@@ -174,18 +174,19 @@ def group_mask(num_groups: int, group_size: int, num_queries: int, device: torch
     return (group[:, None] != group) & is_denoising
 
 
-def positive_matches(targets: BatchTargets, num_groups: int) -> Matches:
-    """The positive query of each object in each group.
+def positive_matches(targets: BatchTargets, num_groups: int, group_size: int) -> Matches:
+    """The positive query of each object in each group, whose first slots are the positives.
 
     Args:
         targets (BatchTargets): The T objects of the batch.
         num_groups (int): Number of groups.
+        group_size (int): Denoising queries of a group.
 
     Returns:
         Matches: Shape (num_groups * T,), group after group.
     """
     device = targets.boxes.device
-    first = torch.arange(num_groups, device=device) * (2 * targets.max_count)
+    first = torch.arange(num_groups, device=device) * group_size
     query_index = (first[:, None] + targets.slot_index).flatten()  # (groups, T) -> (groups * T,)
     target_index = torch.arange(len(targets.labels), device=device)
     return Matches(

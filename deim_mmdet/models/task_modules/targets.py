@@ -1,6 +1,6 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 from dataclasses import dataclass
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ class BatchTargets:
     Args:
         labels (Tensor): Class of each object, shape (T,), long, in [0, num_classes - 1].
         boxes (Tensor): Normalised boxes, shape (T, 4), float32, ordered (cx, cy, w, h), in units
-            of the padded input, so that [0, 1] is what the model sees, padding included.
+            of the padded input, so that [0, 1] is what the model sees, padding included; in mmdet's
+            DETRs in units of the image, without its padding.
         batch_index (Tensor): Image of each object, shape (T,), long, ascending.
         slot_index (Tensor): Position of each object within its image, shape (T,), long.
         counts (list[int]): Number of objects of each image, kept on the host; sums to T.
@@ -30,14 +31,18 @@ class BatchTargets:
 
     @classmethod
     def from_data_samples(
-        cls, batch_data_samples: SampleList, input_hw: Tuple[int, int], device: torch.device
+        cls,
+        batch_data_samples: SampleList,
+        input_hw: Optional[Tuple[int, int]],
+        device: torch.device,
     ) -> 'BatchTargets':
         """Collect the ground truth of a batch. The data samples are not changed.
 
         Args:
             batch_data_samples (list[DetDataSample]): With ``gt_instances.bboxes`` in pixels of the
                 input, ordered (x1, y1, x2, y2), and ``gt_instances.labels``.
-            input_hw (tuple[int, int]): Height and width of the input, padding included.
+            input_hw (tuple[int, int], optional): Height and width of the input, padding included.
+                None: boxes are in units of their image without its padding, ``img_shape``.
             device (torch.device): Where the targets are needed.
 
         Returns:
@@ -45,13 +50,14 @@ class BatchTargets:
         """
         instances = [sample.gt_instances for sample in batch_data_samples]
         counts = [len(x.labels) for x in instances]
-        xyxy = torch.cat([get_box_tensor(x.bboxes).reshape(-1, 4) for x in instances])
-        labels = torch.cat([x.labels.reshape(-1) for x in instances])
-        return cls.from_flat(
-            labels.to(device),
-            _normalised_cxcywh(xyxy.to(device), *input_hw),
-            counts,
-        )
+        xyxy = torch.cat([get_box_tensor(x.bboxes).reshape(-1, 4) for x in instances]).to(device)
+        labels = torch.cat([x.labels.reshape(-1) for x in instances]).to(device)
+        if input_hw is not None:
+            return cls.from_flat(labels, _normalised_cxcywh(xyxy, *input_hw), counts)
+        images_hw = [sample.img_shape[:2] for sample in batch_data_samples]
+        hw_of_objects = np.repeat(np.float32(images_hw), counts, axis=0).T  # (2, T)
+        boxes = _normalised_cxcywh(xyxy, *torch.from_numpy(hw_of_objects.copy()).to(device))
+        return cls.from_flat(labels, boxes, counts)
 
     @classmethod
     def from_flat(cls, labels: Tensor, boxes: Tensor, counts: Sequence[int]) -> 'BatchTargets':
@@ -98,8 +104,10 @@ class BatchTargets:
         return labels, boxes
 
 
-def _normalised_cxcywh(xyxy: Tensor, height: int, width: int) -> Tensor:
-    # Python numbers as factors: nothing has to be copied to the device
+def _normalised_cxcywh(
+    xyxy: Tensor, height: Union[int, Tensor], width: Union[int, Tensor]
+) -> Tensor:
+    # with Python numbers as factors nothing has to be copied to the device
     x1, y1, x2, y2 = xyxy.float().unbind(-1)
     cx, cy = (x1 + x2) * (0.5 / width), (y1 + y2) * (0.5 / height)
     return torch.stack((cx, cy, (x2 - x1) * (1 / width), (y2 - y1) * (1 / height)), dim=-1)

@@ -1,4 +1,5 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
@@ -38,9 +39,24 @@ def test_from_data_samples():
     assert samples[2].gt_instances.bboxes.tensor[0].tolist() == [40, 20, 80, 60]
 
 
-def test_no_object_at_all():
-    samples = [data_sample(torch.zeros(0, 4), [])] * 2
-    targets = BatchTargets.from_data_samples(samples, (32, 32), torch.device('cpu'))
+def test_in_units_of_each_image():
+    first = torch.tensor([[40.0, 20, 80, 60], [0, 0, 400, 100]])
+    samples = [
+        data_sample(first, [3, 1], img_shape=(100, 400)),
+        data_sample(torch.zeros(0, 4), [], img_shape=(1, 1)),
+        data_sample(torch.tensor([[0.0, 50, 100, 200]]), [2], img_shape=(200, 100)),
+    ]
+    targets = BatchTargets.from_data_samples(samples, None, torch.device('cpu'))
+    assert targets.counts == [2, 0, 1]
+    # (x1 + x2) / (2 * width), (y1 + y2) / (2 * height), width, height
+    expected = [[0.15, 0.4, 0.1, 0.4], [0.5, 0.5, 1, 1], [0.5, 0.625, 1, 0.75]]
+    torch.testing.assert_close(targets.boxes, torch.tensor(expected))
+
+
+@pytest.mark.parametrize('input_hw', [None, (32, 32)])
+def test_no_object_at_all(input_hw):
+    samples = [data_sample(torch.zeros(0, 4), [], img_shape=(32, 32))] * 2
+    targets = BatchTargets.from_data_samples(samples, input_hw, torch.device('cpu'))
     assert targets.counts == [0, 0] and targets.max_count == 0
     assert targets.boxes.shape == (0, 4) and targets.labels.shape == (0,)
     labels, boxes = targets.padded(pad_label=80)

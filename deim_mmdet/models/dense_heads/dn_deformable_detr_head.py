@@ -1,0 +1,12 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from mmdet.models.dense_heads import DeformableDETRHead
+from mmdet.registry import MODELS
+
+from .denoising_head_mixin import DenoisingHeadMixin
+
+
+@MODELS.register_module()
+class DNDeformableDETRHead(DenoisingHeadMixin, DeformableDETRHead):
+    """Head of DN-Deformable-DETR: a class and a box branch per layer, and the losses of denoising
+    queries.
+    """

@@ -1,0 +1,146 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import OptSampleList
+from mmdet.utils import OptConfigType
+from torch import Tensor
+
+from deim_mmdet.models.dense_heads.denoising_head_mixin import DenoisingHeadMixin
+from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
+from deim_mmdet.models.task_modules.targets import BatchTargets
+
+from .rtdetr import fit_weights
+
+
+class DenoisingMixin:
+    """Trains a DETR of mmdet with the denoising queries of
+    `DN-DETR <https://arxiv.org/abs/2203.01305>`_.
+
+    To be named before the detector among the bases. It adds to the stages of
+    ``DetectionTransformer.forward_transformer``: in training the queries of
+    :meth:`denoising_inputs` go before the normal ones into the decoder, whose self-attention keeps
+    them apart, and the head is told of them. With ``denoising=None`` the detector is unchanged.
+
+    Args:
+        denoising (dict, optional): Config of the :class:`DenoisingQueryGenerator`, without
+            ``num_classes`` and ``embed_dims``, which the detector knows. Defaults to None: the
+            detector as it is, without denoising.
+        args, kwargs: Arguments of the detector.
+
+    Raises:
+        ValueError: The head has no losses for denoising queries.
+    """
+
+    # What the decoder layers call the mask of their self-attention.
+    self_attn_mask_name = 'self_attn_masks'
+    # Whether the detector's own queries have a content. If not they get that of "no object".
+    has_content = False
+
+    def __init__(self, *args, denoising: OptConfigType = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._register_load_state_dict_pre_hook(fit_weights, with_module=True)
+        self._register_load_state_dict_pre_hook(refuse_to_drop_content, with_module=True)
+        self.denoising = None
+        if denoising is None:
+            return
+        if not isinstance(self.bbox_head, DenoisingHeadMixin):
+            raise ValueError(
+                'denoising needs a head with losses for it, got '
+                f'{type(self.bbox_head).__name__}: set bbox_head.type={type(self).__name__}Head, '
+                'or denoising=None in the model'
+            )
+        self.denoising = MODELS.build(
+            dict(denoising, num_classes=self.bbox_head.num_classes, embed_dims=self.embed_dims)
+        )
+
+    def pre_transformer(
+        self, img_feats: Tuple[Tensor, ...], batch_data_samples: OptSampleList = None
+    ) -> Tuple[Dict, Dict]:
+        """As the detector's own; in training the decoder is told the objects, too."""
+        encoder_inputs, decoder_inputs = super().pre_transformer(img_feats, batch_data_samples)
+        if self.denoising is not None and self.training:
+            # boxes are in units of the image without its padding, as in mmdet's heads
+            decoder_inputs['targets'] = BatchTargets.from_data_samples(
+                batch_data_samples, None, img_feats[0].device
+            )
+        return encoder_inputs, decoder_inputs
+
+    def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
+        """As the detector's own; normal queries without content get that of "no object"."""
+        decoder_inputs, head_inputs = super().pre_decoder(*args, **kwargs)
+        if self.denoising is not None and not self.has_content:
+            decoder_inputs['query'] = decoder_inputs['query'] + self.denoising.normal_content()
+        return decoder_inputs, head_inputs
+
+    def forward_decoder(
+        self, query: Tensor, targets: Optional[BatchTargets] = None, **decoder_inputs
+    ) -> Dict[str, Any]:
+        """As the detector's own, on the denoising queries and the normal ones.
+
+        Args:
+            query (Tensor): Contents of the normal queries, shape (bs, N, embed_dims).
+            targets (BatchTargets, optional): Objects to make denoising queries from. Defaults to
+                None: there are no such queries.
+            decoder_inputs: The other inputs of the detector's decoder.
+
+        Returns:
+            dict: Inputs of the head: of N queries, or with ``targets`` of Nd + N queries, and
+            ``denoising`` and ``targets``, too.
+        """
+        decoder_inputs['query'] = query
+        if targets is None:
+            return super().forward_decoder(**decoder_inputs)
+        denoising = self.denoising(targets, query.shape[1])
+        for name, value in self.denoising_inputs(denoising).items():
+            normal = decoder_inputs[name]
+            decoder_inputs[name] = torch.cat([value.to(normal.dtype), normal], dim=1)
+        with self.masked_self_attention(denoising.attn_mask):
+            outputs = super().forward_decoder(**decoder_inputs)
+        return dict(outputs, denoising=denoising, targets=targets)
+
+    def denoising_inputs(self, denoising: DenoisingQueries) -> Dict[str, Tensor]:
+        """The denoising queries under the names that ``forward_decoder`` has for the normal ones,
+        each of shape (bs, Nd, ...).
+        """
+        raise NotImplementedError
+
+    @contextmanager
+    def masked_self_attention(self, mask: Tensor) -> Iterator[None]:
+        """Within this context the decoder layers mask their self-attention.
+
+        mmdet's detectors do not hand a mask to their decoder, nor do all decoders to their layers.
+
+        Args:
+            mask (Tensor): Who may **not** attend to whom, bool, shape (Nd + N, Nd + N).
+        """
+
+        def add_mask(layer, args, kwargs):
+            return args, {**kwargs, self.self_attn_mask_name: mask}
+
+        hooks = [
+            layer.register_forward_pre_hook(add_mask, with_kwargs=True)
+            for layer in self.decoder.layers
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def refuse_to_drop_content(module: DenoisingMixin, state_dict: Dict, prefix: str, *args) -> None:
+    """Refuse weights whose normal queries need a content that this detector does not have.
+
+    Raises:
+        ValueError: They were trained with denoising, and the detector is built without.
+    """
+    key = f'{prefix}denoising.label_embedding.weight'
+    if module.denoising is None and not module.has_content and key in state_dict:
+        raise ValueError(
+            f'the weights were trained with denoising: their queries begin with a row of {key}, '
+            'also in evaluation, and this model has denoising=None. Set '
+            "model.denoising=dict(type='DenoisingQueryGenerator'), or take weights without it."
+        )
