@@ -33,7 +33,6 @@ def match_all(data_root: str) -> list:
 
 
 if __name__ == '__main__':
-    dist.init_process_group('gloo')
     matched = match_all(sys.argv[1])
     torch.save(matched, Path(sys.argv[2]) / f'rank{dist.get_rank()}.pt')
     dist.barrier()

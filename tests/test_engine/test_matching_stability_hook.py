@@ -133,7 +133,7 @@ def test_training_is_the_same_without_the_hook(finished, tmp_path, data_root):
 def test_modes_of_modules_come_back(finished):
     runner, hook, _ = finished
     runner.model.train()
-    runner.model.backbone.layer1.eval()
+    runner.model.backbone.eval()
     modes = [module.training for module in runner.model.modules()]
     hook.after_train_epoch(runner)
     assert [module.training for module in runner.model.modules()] == modes
