@@ -2,7 +2,12 @@
 import cv2
 import numpy as np
 
-from deim_mmdet.visualization import compare_with_truth, draw_boxes, plot_ap_curve
+from deim_mmdet.visualization import (
+    compare_with_truth,
+    draw_boxes,
+    plot_ap_curve,
+    plot_matching_stability,
+)
 
 CLASSES, PALETTE = ('cat', 'dog'), [(255, 0, 0), (0, 255, 0)]  # RGB
 
@@ -52,3 +57,12 @@ def test_curve_is_a_picture(tmp_path):
         curves = dict(AP=[0.1 * epoch for epoch in epochs], AP50=[0.2 * epoch for epoch in epochs])
         plot_ap_curve(epochs, curves, tmp_path / name)
         assert cv2.imread(str(tmp_path / name)).shape == (540, 840, 3)
+
+
+def test_curves_of_stability_are_a_picture(tmp_path):
+    nan = float('nan')
+    for name, epochs in (('some.png', [1, 2, 3]), ('none.png', [])):
+        ap = {run: [0.1 * epoch for epoch in epochs] for run in ('with', 'without')}
+        instability = {run: [nan, 0.5, 0.4][: len(epochs)] for run in ('with', 'without')}
+        plot_matching_stability(epochs, ap, instability, tmp_path / name, 'title')
+        assert cv2.imread(str(tmp_path / name)).shape == (540, 1320, 3)

@@ -72,8 +72,8 @@ def _of_ours(
     matches = detector.bbox_head.matcher.match(sets.cls_scores[-1:], sets.bboxes[-1:], targets)
 
     queries = torch.full((len(targets.labels),), UNMATCHED)
-    tokens = selected.index.cpu()[matches.batch_index[0], matches.query_index[0]]
-    queries[torch.from_numpy(matches.target_index[0])] = tokens
+    tokens = selected.index.cpu().numpy()[matches.batch_index[0], matches.query_index[0]]
+    queries[torch.from_numpy(matches.target_index[0])] = torch.from_numpy(tokens)
     return list(queries.split(targets.counts))
 
 

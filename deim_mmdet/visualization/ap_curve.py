@@ -2,6 +2,8 @@
 from pathlib import Path
 from typing import Dict, Sequence, Union
 
+AP_LABEL = 'COCO AP on the validation set'
+
 
 def plot_ap_curve(
     epochs: Sequence[int],
@@ -23,6 +25,47 @@ def plot_ap_curve(
 
     figure = Figure(figsize=(7, 4.5), dpi=120, layout='constrained')
     axes = figure.add_subplot()
+    draw_curves(axes, epochs, curves)
+    axes.set(ylabel=AP_LABEL, ylim=(0, 1), title=title)
+    axes.legend(loc='lower right')
+    figure.savefig(file)
+
+
+def plot_matching_stability(
+    epochs: Sequence[int],
+    ap: Dict[str, Sequence[float]],
+    instability: Dict[str, Sequence[float]],
+    file: Union[str, Path],
+    title: str = '',
+) -> None:
+    """Draw AP and instability of the matching over epochs, side by side.
+
+    Args:
+        epochs (Sequence[int]): Epochs after which both were measured.
+        ap (dict[str, Sequence[float]]): AP in [0, 1] of each run, one per epoch; NaN where there is
+            none.
+        instability (dict[str, Sequence[float]]): Share of objects, in [0, 1], that have another
+            query than an epoch ago, of the same runs in the same order; NaN where there is none,
+            as after the first epoch.
+        file (str | Path): Picture to write.
+        title (str): Title of the plot. Defaults to ''.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), dpi=120, layout='constrained')
+    left, right = figure.subplots(1, 2)
+    draw_curves(left, epochs, ap)
+    draw_curves(right, epochs, instability)
+    left.set(ylabel=AP_LABEL, ylim=(0, None))
+    right.set(ylabel='objects with another query than an epoch ago', ylim=(0, 1))
+    left.legend(loc='upper left')
+    figure.suptitle(title)
+    figure.savefig(file)
+
+
+def draw_curves(axes, epochs: Sequence[int], curves: Dict[str, Sequence[float]]) -> None:
+    """Draw values over epochs, with the last one of each curve; arguments as for
+    :func:`plot_ap_curve`."""
     for name, values in curves.items():
         (line,) = axes.plot(epochs, values, marker='o', markersize=4, label=name)
         known = [(epoch, value) for epoch, value in zip(epochs, values) if value == value]
@@ -35,8 +78,6 @@ def plot_ap_curve(
                 va='center',
                 color=line.get_color(),
             )
-    axes.set(xlabel='epoch', ylabel='COCO AP on the validation set', ylim=(0, 1), title=title)
+    axes.set(xlabel='epoch')
     axes.set_xlim(0, max([*epochs, 1]) * 1.12)  # room for the last values
     axes.grid(alpha=0.3)
-    axes.legend(loc='lower right')
-    figure.savefig(file)

@@ -15,8 +15,11 @@ CONFIG_OF = {
 }
 
 
-def denoising_model(kind: str) -> ConfigDict:
-    """The model of the config, with the three lines of the plug-in where it is mmdet's."""
+def small_model(kind: str) -> ConfigDict:
+    """The model of the config, with the three lines of the plug-in where it is mmdet's.
+
+    With a ResNet-18 of a quarter of the width, three layers, twenty queries and ten classes.
+    """
     model = Config.fromfile(CONFIGS / CONFIG_OF[kind]).model
     model.update(
         type=kind,
@@ -25,12 +28,6 @@ def denoising_model(kind: str) -> ConfigDict:
         ),
     )
     model.bbox_head.update(type=f'{kind}Head', num_classes=10)
-    return model
-
-
-def small_model(kind: str) -> ConfigDict:
-    """With a ResNet-18 of a quarter of the width, three layers, and twenty queries."""
-    model = denoising_model(kind)
     model.backbone.update(
         dict(depth=18, base_channels=16, stem_channels=16, frozen_stages=-1, init_cfg=None)
     )
