@@ -8,9 +8,16 @@ Importing the package registers everything in mmdet's registries. In a config:
 from . import compat
 from .version import __version__
 
-# Before the imports below: with mmcv-lite alone mmdet cannot be imported.
-compat.setup()
-
-from . import datasets, engine, models  # noqa: E402
-
 __all__ = ['__version__', 'compat', 'datasets', 'engine', 'models']
+
+if compat.has_any_requirement():
+    # Before the imports below: with mmcv-lite alone mmdet cannot be imported.
+    compat.setup()
+
+    from . import datasets, engine, models
+else:
+    # A machine that only runs exported files: `deim_mmdet.deploy.Detector` needs none of them.
+    def __getattr__(name):
+        if name in __all__:
+            compat.check_versions()
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

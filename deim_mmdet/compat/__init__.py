@@ -6,7 +6,9 @@ twice. With full mmcv nothing of mmcv changes, and safe loading of checkpoints s
 """
 
 from . import mmcv_ext, py314
-from .versions import check_versions
+from .versions import check_versions, has_any_requirement
+
+__all__ = ['check_versions', 'has_any_requirement', 'setup']
 
 
 def setup():

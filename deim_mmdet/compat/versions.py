@@ -45,6 +45,11 @@ def check_versions():
         )
 
 
+def has_any_requirement():
+    """Whether any of the needed packages is there; without all of them only exported files run."""
+    return any(installed_version(row[0], row[1]) is not None for row in REQUIRED)
+
+
 def installed_version(module, distributions):
     """Version of a module, from the metadata of its distribution or else from itself, or None."""
     name = distribution_of(distributions)

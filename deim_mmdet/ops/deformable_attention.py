@@ -113,4 +113,4 @@ def weighted_sum(samples: Sequence[Tensor], attention_weights: Tensor) -> Tensor
     samples = torch.cat(list(samples), dim=-1)  # (bs * heads, head_dims, N, points)
     weights = attention_weights.transpose(1, 2).reshape(bs * num_heads, 1, num_queries, num_points)
     out = (samples * weights).sum(-1)  # (bs * heads, head_dims, N)
-    return out.reshape(bs, -1, num_queries).transpose(1, 2)
+    return out.reshape(bs, num_heads * out.shape[1], num_queries).transpose(1, 2)

@@ -16,7 +16,7 @@ from typing import Tuple
 import torch
 from torch import Tensor
 
-from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from .boxes import cxcywh_to_xyxy
 
 
 def weighting_function(reg_max: int, up: float = 0.5, reg_scale: float = 4.0) -> Tensor:
@@ -78,12 +78,11 @@ def distances_to_boxes(references: Tensor, distances: Tensor, reg_scale: float) 
         Tensor: Boxes in the unit of the references, shape (..., 4), ordered (cx, cy, w, h).
     """
     reg_scale = abs(reg_scale)
-    centre, size = references[..., :2], references[..., 2:]
-    extent = 0.5 * reg_scale + distances
+    centre, size = references.split(2, dim=-1)
+    top_left, bottom_right = distances.split(2, dim=-1)
     unit = size / reg_scale
-    top_left = centre - extent[..., :2] * unit
-    bottom_right = centre + extent[..., 2:] * unit
-    return xyxy_to_cxcywh(torch.cat((top_left, bottom_right), dim=-1))
+    centre = centre + (bottom_right - top_left) * (0.5 * unit)
+    return torch.cat((centre, (top_left + bottom_right + reg_scale) * unit), dim=-1)
 
 
 def boxes_to_bins(

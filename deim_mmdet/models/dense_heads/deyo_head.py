@@ -5,7 +5,6 @@ from mmdet.registry import MODELS
 from mmdet.utils import ConfigType
 from torch import Tensor
 
-from ...ops.boxes import xyxy_to_cxcywh
 from ..layers.conv import fuse_all
 from ..layers.dfl_box_branch import DFLBoxBranch
 from ..layers.yolov8_layers import YOLOV8_ACT, YOLOV8_NORM
@@ -57,9 +56,7 @@ class DEYOHead(RTDETRHead):
             Tensor: Normalised boxes, shape (bs, sum of H_i * W_i, 4), ordered (cx, cy, w, h),
             float32; they may reach beyond the image.
         """
-        height, width = input_hw
-        bboxes = self.box_branch.decode(self.box_branch(levels))
-        return xyxy_to_cxcywh(bboxes) / bboxes.new_tensor([width, height, width, height])
+        return self.box_branch.normalized_boxes(self.box_branch(levels), input_hw)
 
     def switch_to_deploy(self) -> None:
         """Fold the norms of the box branch, in place."""

@@ -208,9 +208,9 @@ def top_detections(
     num_classes = cls_scores.shape[-1]
     scores = cls_scores.float().sigmoid().flatten(1)  # (bs, N, C) -> (bs, N * C)
     scores, index = scores.topk(min(max_per_img, scores.shape[1]), dim=1)
-    query = torch.div(index, num_classes, rounding_mode='floor')
+    query = torch.div(index, num_classes, rounding_mode='trunc')  # 'floor' makes six ONNX nodes
     bboxes = cxcywh_to_xyxy(bboxes.float()).gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
-    return scores, index % num_classes, bboxes
+    return scores, index - query * num_classes, bboxes
 
 
 def mean_over_ranks(counts: List[int], device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from mmdet.structures.bbox import distance2bbox
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from ...ops.boxes import xyxy_to_cxcywh
 from .conv import ConvNormAct
 from .yolov8_layers import YOLOV8_ACT, YOLOV8_NORM
 
@@ -81,8 +82,9 @@ class DFLBoxBranch(BaseModule):
             Tensor: Distances in strides, shape (..., 4), ordered left, top, right, bottom, each in
             [0, R - 1], float32.
         """
-        logits = logits.unflatten(-1, (4, self.reg_max))
-        return logits.float().softmax(dim=-1) @ self.bins.flatten().float()
+        probabilities = logits.unflatten(-1, (4, self.reg_max)).float().softmax(dim=-1)
+        # not a matrix product: autocast would run it in half precision
+        return (probabilities * self.bins.flatten().float()).sum(dim=-1)
 
     def decode(self, logits: Sequence[Tensor]) -> Tensor:
         """Boxes of all cells.
@@ -96,6 +98,23 @@ class DFLBoxBranch(BaseModule):
         """
         centres, strides = self.cells(logits)
         return distance2bbox(centres, self.integral(flatten_levels(logits)) * strides)
+
+    def normalized_boxes(self, logits: Sequence[Tensor], input_hw: Tuple[int, int]) -> Tensor:
+        """Boxes of all cells as shares of the input.
+
+        Args:
+            logits (Sequence[Tensor]): Result of :meth:`forward`.
+            input_hw (tuple[int, int]): Height and width of the input in pixels.
+
+        Returns:
+            Tensor: Normalised boxes, shape (bs, sum of H_i * W_i, 4), ordered (cx, cy, w, h),
+            float32; they may reach beyond the image.
+        """
+        height, width = input_hw
+        bboxes = xyxy_to_cxcywh(self.decode(logits))
+        # NOTE numbers, not a tensor of them: an exported graph computes them from its input
+        x, y = bboxes[..., 0::2] / width, bboxes[..., 1::2] / height
+        return torch.stack([x, y], dim=-1).flatten(-2)
 
     def cells(self, levels: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
         """Where the cells of all levels are.

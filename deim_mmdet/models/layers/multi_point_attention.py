@@ -89,6 +89,14 @@ class MultiPointAttention(BaseModule):
         sampled = self.sample(value_levels, locations, weights, self.points_per_level)
         return sampled.to(query.dtype)
 
+    @torch.no_grad()
+    def switch_to_deploy(self) -> None:
+        """Fold the scale of the offsets into the layer that predicts them, in place."""
+        scale = self.offset_scale.expand(self.num_heads, -1, 2).flatten()
+        self.sampling_offsets.weight.mul_(scale[:, None])
+        self.sampling_offsets.bias.mul_(scale)
+        self.offset_scale.fill_(1.0)
+
 
 class DeformableAttention(MultiPointAttention):
     """Deformable cross-attention of RT-DETR: values and result are projected.

@@ -69,7 +69,9 @@ class QuerySelection(BaseModule):
         Returns:
             SelectedQueries: N queries per image, or all tokens if there are fewer.
         """
-        anchors, valid = grid_anchors(tuple(spatial_shapes), memory.device)
+        # while a model is traced shapes are symbols, which no cache must keep
+        build = grid_anchors.__wrapped__ if torch.jit.is_tracing() else grid_anchors
+        anchors, valid = build(tuple(spatial_shapes), memory.device)
         tokens = self.norm(self.proj(memory * valid.to(memory.dtype)))
         scores = self.cls_branch(tokens)  # (bs, tokens, C)
         num_queries = min(self.num_queries, scores.shape[1])

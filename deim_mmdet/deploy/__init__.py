@@ -1,0 +1,39 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""Export of trained detectors, and what runs the result.
+
+The only place that imports onnx and ONNX Runtime. :class:`Detector` needs neither PyTorch nor
+mmdet; the rest is imported when it is asked for.
+"""
+
+from .detector import Detections, Detector
+from .metadata import Metadata
+
+# name -> module; these import PyTorch and onnx
+_LAZY = {
+    'Difference': 'parity',
+    'EndToEnd': 'end_to_end',
+    'ExportOptions': 'onnx_export',
+    'InputFormat': 'end_to_end',
+    'compare_with_pytorch': 'parity',
+    'describe': 'description',
+    'export_onnx': 'onnx_export',
+    'raw_predictions': 'end_to_end',
+}
+
+__all__ = ['Detections', 'Detector', 'Metadata', *_LAZY]
+
+
+def __getattr__(name):
+    if name not in _LAZY:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from importlib import import_module
+
+    try:
+        module = import_module(f'.{_LAZY[name]}', __name__)
+    except ModuleNotFoundError as error:
+        if error.name not in ('onnx', 'onnxruntime'):
+            raise
+        raise ImportError(
+            f"{error.name} is missing, which export needs: pip install 'deim_mmdet[deploy]'"
+        ) from None
+    return getattr(module, name)

@@ -1,0 +1,290 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""Runs an exported file. Needs NumPy, Pillow and ONNX Runtime; neither PyTorch nor mmdet."""
+
+import os
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from .metadata import KEY, Metadata
+
+Image = Union[np.ndarray, str, os.PathLike]
+COLORS = (
+    (230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180),
+    (0, 160, 160), (240, 50, 230), (128, 128, 0), (170, 110, 40), (0, 0, 128),
+)  # fmt: skip
+
+
+class Detections(NamedTuple):
+    """What was found in an image.
+
+    Attributes:
+        boxes (ndarray): Shape (K, 4), float32, ordered (x1, y1, x2, y2), in pixels of the image.
+        scores (ndarray): Shape (K,), float32, falling.
+        labels (ndarray): Shape (K,), int64.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+class Detector:
+    """Boxes from images, by a file that ``tools/export.py`` wrote.
+
+    Images are prepared as the config that was exported does it.
+
+    Args:
+        path (str | PathLike): The ONNX file.
+        score_threshold (float, optional): Detections below it are left out; None: the file's.
+        hw (tuple[int, int], optional): Size that images are resized to, of a file of dynamic size.
+        threads (int, optional): Threads of ONNX Runtime; None lets it choose.
+        providers (Sequence[str]): Execution providers of ONNX Runtime. Defaults to the CPU.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: ONNX Runtime is missing.
+        ValueError: No ONNX file, or none that ``tools/export.py`` of this version reads; ``hw`` for
+            a file of static size.
+    """
+
+    def __init__(
+        self,
+        path: Union[str, os.PathLike],
+        score_threshold: Optional[float] = None,
+        hw: Optional[Tuple[int, int]] = None,
+        threads: Optional[int] = None,
+        providers: Sequence[str] = ('CPUExecutionProvider',),
+    ) -> None:
+        self.session = _open_session(path, threads, providers)
+        text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
+        self.metadata = Metadata.from_json(text, str(path))
+        self.classes = self.metadata.classes
+        if hw is not None and tuple(hw) != self.metadata.hw and not self.metadata.dynamic_size:
+            raise ValueError(
+                f'{path} takes images of {_size(self.metadata.hw)}, not {_size(hw)}: export with '
+                '--dynamic-size, or with --hw'
+            )
+        self.hw = tuple(hw or self.metadata.hw)
+        if score_threshold is None:
+            score_threshold = self.metadata.score_threshold
+        self.score_threshold = score_threshold
+
+    def __call__(
+        self, images: Union[Image, Sequence[Image]]
+    ) -> Union[Detections, List[Detections]]:
+        """Detect objects.
+
+        Args:
+            images (ndarray | str | PathLike | Sequence): An image, uint8, shape (H, W, 3), ordered
+                BGR as OpenCV reads it, or a file, or several of them.
+
+        Returns:
+            Detections | list[Detections]: Of the image, or of each.
+
+        Raises:
+            TypeError: An array of another type or shape.
+            ValueError: A file that is no image.
+        """
+        if isinstance(images, (np.ndarray, str, os.PathLike)):
+            return self([images])[0]
+        images = [read_image(image) for image in images]
+        results = []
+        for batch in self._batches(images):
+            results += self._run(batch)
+        return results
+
+    def preprocess(self, image: np.ndarray) -> Tuple[np.ndarray, Tuple[float, float]]:
+        """An image as the graph takes it, without the batch dimension.
+
+        Returns:
+            tuple[ndarray, tuple[float, float]]: The image, and how many times as (wide, high) it
+            is.
+        """
+        meta = self.metadata
+        scale = (1.0, 1.0)
+        if not meta.resize:
+            image, scale = resize(image, self.hw, meta.keep_ratio, meta.resize_filter)
+            if meta.keep_ratio:
+                height, width = image.shape[:2]
+                padding = ((0, self.hw[0] - height), (0, self.hw[1] - width), (0, 0))
+                image = np.pad(image, padding, constant_values=meta.pad_value)
+        if meta.pixels == 'normalized':
+            if meta.network_channels == 'rgb':
+                image = image[..., ::-1]
+            image = (image - np.float32(meta.mean)) * (1 / np.float32(meta.std))
+            if meta.channels != meta.network_channels:
+                image = image[..., ::-1]
+        elif meta.channels == 'rgb':
+            image = image[..., ::-1]
+        if meta.layout == 'nchw':
+            image = image.transpose(2, 0, 1)
+        dtype = np.uint8 if meta.pixels == 'uint8' else np.float32
+        return np.ascontiguousarray(image, dtype), scale
+
+    def _batches(self, images: List[np.ndarray]) -> List[List[np.ndarray]]:
+        """Images that go through the graph together: as many as it takes, all of one size."""
+        size = self.metadata.batch_size or max(1, len(images))
+        if self.metadata.resize and len({image.shape for image in images}) > 1:
+            size = 1
+        return [images[i : i + size] for i in range(0, len(images), size)]
+
+    def _run(self, images: List[np.ndarray]) -> List[Detections]:
+        inputs, scales = zip(*(self.preprocess(image) for image in images))
+        missing = (self.metadata.batch_size or len(images)) - len(images)
+        sizes = [image.shape[:2] for image in images]
+        feeds = dict(images=np.stack(inputs + inputs[-1:] * missing))
+        if self.metadata.original_size:
+            feeds['original_hw'] = np.array(sizes + sizes[-1:] * missing, np.float32)
+        outputs = self.session.run(['boxes', 'scores', 'labels'], feeds)
+        if self.metadata.original_size:
+            scales = [(1.0, 1.0)] * len(images)
+        return [
+            self._finish(*found, scale, size)
+            for *found, scale, size in zip(*outputs, scales, sizes)
+        ]
+
+    def _finish(self, boxes, scores, labels, scale, hw) -> Detections:
+        """Boxes in pixels of the image, without those that are not worth showing."""
+        keep = scores >= self.score_threshold
+        boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
+        if self.metadata.nms_iou is not None:
+            kept = suppress(boxes, labels, self.metadata.nms_iou)[: self.metadata.max_per_img]
+            boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        boxes = boxes / np.float32(scale * 2)
+        return Detections(boxes.clip(0, np.float32(hw[::-1] * 2)), scores, labels)
+
+    def draw(self, image: Image, detections: Optional[Detections] = None) -> np.ndarray:
+        """The image with boxes, class names and scores.
+
+        Args:
+            image (ndarray | str | PathLike): As for calling the detector.
+            detections (Detections, optional): What to draw; None detects first.
+
+        Returns:
+            ndarray: New image, uint8, shape (H, W, 3), BGR.
+        """
+        from PIL import Image as PillowImage
+        from PIL import ImageDraw
+
+        image = read_image(image)
+        found = self(image) if detections is None else detections
+        canvas = PillowImage.fromarray(np.ascontiguousarray(image[..., ::-1]))
+        pen = ImageDraw.Draw(canvas)
+        line = max(1, round(max(image.shape[:2]) / 400))
+        # the best on top
+        for box, score, label in list(zip(*found))[::-1]:
+            name = self.classes[label] if self.classes else str(label)
+            color, corner = COLORS[label % len(COLORS)], (float(box[0]), float(box[1]))
+            pen.rectangle([float(side) for side in box], outline=color, width=line)
+            text = f'{name} {score:.2f}'
+            pen.rectangle(pen.textbbox(corner, text), fill=color)
+            pen.text(corner, text, fill='white')
+        return np.ascontiguousarray(np.asarray(canvas)[..., ::-1])
+
+
+def read_image(image: Image) -> np.ndarray:
+    """An array as it is, after a check, or a file as BGR."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise TypeError(
+                'an image must be uint8 of shape (H, W, 3), ordered BGR; got '
+                f'{image.dtype} of shape {image.shape}'
+            )
+        return image
+    from PIL import Image as PillowImage
+    from PIL import ImageOps, UnidentifiedImageError
+
+    try:
+        with PillowImage.open(image) as file:
+            pixels = np.asarray(ImageOps.exif_transpose(file).convert('RGB'))
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{image}: no such file') from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f'{image} cannot be read as an image: {error}') from None
+    return np.ascontiguousarray(pixels[..., ::-1])
+
+
+def resize(
+    image: np.ndarray, hw: Tuple[int, int], keep_ratio: bool, resize_filter: str
+) -> Tuple[np.ndarray, Tuple[float, float]]:
+    """The image in another size, as mmdet's ``Resize`` makes it, and its scale in x and y."""
+    height, width = image.shape[:2]
+    new_h, new_w = hw
+    if keep_ratio:
+        # as mmcv rounds
+        ratio = min(max(hw) / max(height, width), min(hw) / min(height, width))
+        new_w, new_h = int(width * ratio + 0.5), int(height * ratio + 0.5)
+    if (new_h, new_w) != (height, width):
+        if resize_filter == 'pillow':
+            from PIL import Image as PillowImage
+
+            image = np.asarray(
+                PillowImage.fromarray(image).resize((new_w, new_h), PillowImage.BILINEAR)
+            )
+        else:
+            cv2 = _import('cv2', 'opencv-python-headless')
+            image = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
+    return image, (new_w / width, new_h / height)
+
+
+def suppress(boxes: np.ndarray, labels: np.ndarray, iou: float) -> np.ndarray:
+    """Indices that non-maximum suppression keeps, class by class; scores are falling.
+
+    Args:
+        boxes (ndarray): Shape (K, 4), ordered (x1, y1, x2, y2), best first.
+        labels (ndarray): Shape (K,).
+        iou (float): Boxes of a class that overlap a better one by more than this go.
+
+    Returns:
+        ndarray: Indices, rising.
+    """
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    alive, kept = np.ones(len(boxes), bool), []
+    for i in range(len(boxes)):
+        if not alive[i]:
+            continue
+        kept.append(i)
+        rest = np.flatnonzero(alive[i + 1 :] & (labels[i + 1 :] == labels[i])) + i + 1
+        lower = np.maximum(boxes[i, :2], boxes[rest, :2])
+        upper = np.minimum(boxes[i, 2:], boxes[rest, 2:])
+        overlap = (upper - lower).clip(0).prod(-1)
+        union = areas[i] + areas[rest] - overlap
+        alive[rest[overlap > iou * union]] = False
+    return np.array(kept, np.int64)
+
+
+def _open_session(path, threads, providers):
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{path}: no such file')
+    onnxruntime = _import('onnxruntime', 'onnxruntime')
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
+    if missing:
+        raise ValueError(
+            f'this build of ONNX Runtime has no {", ".join(missing)}, but '
+            f'{", ".join(onnxruntime.get_available_providers())}'
+        )
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime has a class of its own for each kind of failure
+        raise ValueError(f'{path} is no ONNX file that ONNX Runtime can run: {error}') from None
+
+
+def _import(module: str, distribution: str):
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ImportError(
+            f"{module} is missing: pip install {distribution}, or pip install 'deim_mmdet[deploy]'"
+        ) from None
+
+
+def _size(hw) -> str:
+    return ' x '.join(map(str, hw))

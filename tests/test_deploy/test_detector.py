@@ -1,0 +1,293 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""Three lines from an exported file to boxes, without PyTorch and mmdet."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+
+from mmdet.registry import TRANSFORMS  # noqa: E402
+
+from deim_mmdet.deploy import (  # noqa: E402
+    Detector,
+    ExportOptions,
+    InputFormat,
+    compare_with_pytorch,
+    describe,
+    export_onnx,
+)
+from deim_mmdet.deploy.detector import Detections, read_image, resize, suppress  # noqa: E402
+from deim_mmdet.deploy.metadata import KEY, Metadata  # noqa: E402
+from deim_mmdet.deploy.parity import compare  # noqa: E402
+from tests.test_deploy.models import (  # noqa: E402
+    ATTO,
+    YOLOV8,
+    config_of,
+    detector_of,
+    images,
+    letterbox_config,
+)
+from tests.test_models.parity import ROOT  # noqa: E402
+
+HW = (192, 192)
+CLASSES = tuple('zero one two three four five six seven eight nine'.split())
+
+
+def write(path, name=ATTO, config=None, **options):
+    options = ExportOptions(HW, **options)
+    config = config or config_of(name)
+    metadata = describe(detector_of(name), config, options, CLASSES, score_threshold=0.0)
+    export_onnx(detector_of(name), path, options, metadata)
+    return path
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    return write(tmp_path_factory.mktemp('exported') / 'atto.onnx')
+
+
+@pytest.fixture(scope='module')
+def photo():
+    """Not of the network's size."""
+    pixels = images((150, 240))[0].transpose(1, 2, 0)
+    return (pixels * 255).astype(np.uint8)
+
+
+def pytorch_detections(name, image, config=None):
+    """What mmdet's test pipeline and the detector make of an image."""
+    config, detector = config or config_of(name), detector_of(name)
+    data = dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+    for step in config.test_dataloader.dataset.pipeline:
+        if step.type in ('Resize', 'Pad', 'PackDetInputs'):
+            step = dict(step)
+            if step['type'] == 'PackDetInputs':
+                step['meta_keys'] = ('ori_shape', 'img_shape', 'scale_factor')
+            data = TRANSFORMS.build(step)(data)
+    with torch.no_grad():
+        (sample,) = detector.test_step(
+            dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
+        )
+    found = sample.pred_instances
+    return found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy()
+
+
+def test_same_boxes_as_the_test_pipeline(exported, photo):
+    expected = pytorch_detections(ATTO, photo)
+    found = Detector(exported)(photo)
+    assert compare(expected, found).within(0.1, 1e-4)
+    assert (found.boxes >= 0).all() and (found.boxes <= [240, 150, 240, 150]).all()
+    assert len(found.scores) == 100 and (np.diff(found.scores) <= 0).all()
+
+
+def test_metadata_says_all_that_is_needed(exported):
+    meta = Detector(exported).metadata
+    assert meta.classes == CLASSES and meta.hw == HW and meta.precision == 'float32'
+    assert (meta.mean, meta.std) == ((0, 0, 0), (255, 255, 255))
+    assert (meta.network_channels, meta.max_per_img, meta.nms_iou) == ('rgb', 100, None)
+    (entry,) = [e for e in onnx.load(exported).metadata_props if e.key == KEY]
+    assert Metadata.from_json(entry.value, 'x') == meta
+
+
+def test_images_arrays_files_and_lists(exported, photo, tmp_path):
+    path = tmp_path / 'photo.png'
+    cv2.imwrite(str(path), photo)
+    detector = Detector(exported)
+    one, other = detector([photo, path])  # a graph for one image runs twice
+    for value, again in zip(one, other):
+        np.testing.assert_array_equal(value, again)
+    assert detector([]) == []
+
+
+@pytest.mark.parametrize('batch_size', [2, None])
+def test_batches(exported, photo, tmp_path, batch_size):
+    """An image alone or in a batch has the same boxes, also in the last, smaller batch."""
+    detector = Detector(write(tmp_path / 'm.onnx', batch_size=batch_size))
+    flipped = np.ascontiguousarray(photo[:, ::-1])
+    alone = Detector(exported)
+    for image, found in zip((photo, flipped, photo), detector([photo, flipped, photo])):
+        assert compare(alone(image), found).within(1e-2, 1e-5)
+
+
+def test_threshold_and_size(exported, photo, tmp_path):
+    scores = Detector(exported)(photo).scores
+    middle = float(np.median(scores))
+    assert (Detector(exported, score_threshold=middle)(photo).scores >= middle).all()
+    with pytest.raises(ValueError, match='takes images of 192 x 192, not 224 x 192: export with'):
+        Detector(exported, hw=(224, 192))
+    free = write(tmp_path / 'm.onnx', dynamic_size=True)
+    assert len(Detector(free, hw=(224, 256))(photo).scores) == 100
+
+
+def test_all_formats_find_the_same(exported, photo, tmp_path):
+    expected = Detector(exported)(photo)
+    for i, image_format in enumerate(
+        [InputFormat('uint8', 'nhwc', 'bgr'), InputFormat('float', original_size=True)]
+    ):
+        path = write(tmp_path / f'{i}.onnx', input_format=image_format)
+        assert compare(expected, Detector(path)(photo)).within(0.1, 1e-4)
+
+
+def test_resizing_inside(photo, tmp_path):
+    """Boxes are in pixels of the image as it came; images of two sizes may come together."""
+    image_format = InputFormat('uint8', 'nhwc', 'bgr', resize=True)
+    detector = Detector(write(tmp_path / 'm.onnx', input_format=image_format, batch_size=None))
+    first, second = detector([photo, photo[:100]])
+    assert first.boxes[:, [0, 2]].max() > 192 and second.boxes[:, [1, 3]].max() <= 100
+    assert compare_with_pytorch(detector_of(ATTO), detector, [photo]).within(0.1, 1e-4)
+
+
+def test_candidates_are_suppressed(photo, tmp_path):
+    """YOLOv8 has no suppression in the graph; the letterbox is undone."""
+    config = letterbox_config()
+    expected = pytorch_detections(YOLOV8, photo, config)
+    detector = Detector(write(tmp_path / 'm.onnx', YOLOV8, config), score_threshold=0.001)
+    assert detector.metadata.keep_ratio and detector.metadata.nms_iou == 0.7
+    found = detector(photo)
+    assert len(found.scores) == len(expected[1]) <= detector.metadata.max_per_img
+    best = slice(None, 10)
+    np.testing.assert_allclose(found.scores[best], expected[1][best], atol=1e-4)
+
+
+def test_suppress():
+    boxes = np.float32(
+        [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9], [20, 0, 30, 10], [0, 0, 10, 4]]
+    )
+    labels = np.array([0, 0, 1, 0, 0])
+    # the second overlaps the first by 0.9; the third is of another class; the last by 0.4
+    np.testing.assert_array_equal(suppress(boxes, labels, 0.5), [0, 2, 3, 4])
+    np.testing.assert_array_equal(suppress(boxes, labels, 0.3), [0, 2, 3])
+    assert suppress(boxes[:0], labels[:0], 0.5).shape == (0,)
+
+
+@pytest.mark.parametrize('keep_ratio', [False, True])
+@pytest.mark.parametrize('backend', ['pillow', 'cv2'])
+def test_resize_is_mmdets(photo, keep_ratio, backend):
+    step = dict(type='Resize', scale=(192, 160), keep_ratio=keep_ratio, backend=backend)
+    data = TRANSFORMS.build(step)(dict(img=photo, img_shape=photo.shape[:2]))
+    image, scale = resize(photo, (160, 192), keep_ratio, backend)
+    np.testing.assert_array_equal(image, data['img'])
+    np.testing.assert_allclose(scale, data['scale_factor'])
+
+
+def test_draw(exported, photo):
+    detector = Detector(exported)
+    box = np.float32([[20, 30, 120, 100]])
+    drawn = detector.draw(photo, Detections(box, np.float32([0.9]), np.array([3])))
+    assert drawn.shape == photo.shape and drawn.dtype == np.uint8
+    changed = (drawn != photo).any(-1)
+    assert changed[30:100, 20].all() and not changed[110:].any()
+    empty = Detections(box[:0], np.float32([]), np.array([], int))
+    np.testing.assert_array_equal(detector.draw(photo, empty), photo)
+
+
+# ---- what is not there ---------------------------------------------------------------------------
+
+
+def test_runs_without_pytorch_and_mmdet(exported):
+    code = f"""
+import importlib.abc, importlib.metadata, sys
+
+absent = {{'torch', 'mmdet', 'mmcv', 'mmcv-lite', 'mmengine', 'onnx'}}
+
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in absent:
+            raise ModuleNotFoundError(name)
+
+
+def version(name, real=importlib.metadata.version):
+    if name in absent:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real(name)
+
+
+sys.meta_path.insert(0, Refuse())
+importlib.metadata.version = version
+
+import numpy as np
+from deim_mmdet.deploy import Detector
+
+print(len(Detector({str(exported)!r})(np.zeros((50, 60, 3), np.uint8)).scores))
+import deim_mmdet
+try:
+    deim_mmdet.models
+except ImportError as error:
+    print(error)
+"""
+    out = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=280
+    )
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.startswith('100\n') and 'torch>=2.0 is needed, found none' in out.stdout
+
+
+# ---- bad input -----------------------------------------------------------------------------------
+
+
+def test_bad_images(exported, tmp_path):
+    detector = Detector(exported)
+    with pytest.raises(
+        TypeError, match=r'uint8 of shape \(H, W, 3\).*got float32 of shape \(2, 2, 3\)'
+    ):
+        detector(np.zeros((2, 2, 3), np.float32))
+    with pytest.raises(TypeError, match=r'got uint8 of shape \(2, 2\)'):
+        detector(np.zeros((2, 2), np.uint8))
+    with pytest.raises(FileNotFoundError, match='missing.jpg: no such file'):
+        detector(tmp_path / 'missing.jpg')
+    (tmp_path / 'text.jpg').write_text('no image')
+    with pytest.raises(ValueError, match='text.jpg cannot be read as an image'):
+        detector(tmp_path / 'text.jpg')
+
+
+def test_bad_files(exported, tmp_path):
+    with pytest.raises(FileNotFoundError, match='no such file'):
+        Detector(tmp_path / 'missing.onnx')
+    (tmp_path / 'text.onnx').write_text('no graph')
+    with pytest.raises(ValueError, match='text.onnx is no ONNX file'):
+        Detector(tmp_path / 'text.onnx')
+    model = onnx.load(exported)
+    value = model.metadata_props[0].value
+    model.metadata_props[0].value = value.replace('"format": 1', '"format": 99')
+    onnx.save(model, tmp_path / 'newer.onnx')
+    with pytest.raises(
+        ValueError, match='by deim_mmdet .* in format 99, this version reads format 1'
+    ):
+        Detector(tmp_path / 'newer.onnx')
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / 'other.onnx')
+    with pytest.raises(ValueError, match='was not written by tools/export.py'):
+        Detector(tmp_path / 'other.onnx')
+    with pytest.raises(ValueError, match='has no NoSuchProvider, but .*CPUExecutionProvider'):
+        Detector(exported, providers=['NoSuchProvider'])
+
+
+def test_letterboxed_images_are_not_stretched_inside():
+    for image_format in (InputFormat(resize=True), InputFormat(original_size=True)):
+        with pytest.raises(ValueError, match='keep their aspect'):
+            options = ExportOptions(HW, input_format=image_format)
+            describe(detector_of(YOLOV8), letterbox_config(), options)
+
+
+def test_rotated_photographs_are_turned(tmp_path, photo):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(photo[..., ::-1]).save(tmp_path / 'photo.png', exif=exif)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / 'photo.png'), cv2.rotate(photo, cv2.ROTATE_90_CLOCKWISE)
+    )
+
+
+def test_unknown_fields_of_the_same_format_are_ignored(exported):
+    meta = Detector(exported).metadata
+    text = replace(meta, classes=None).to_json().replace('{', '{"later": 1, ', 1)
+    assert Metadata.from_json(text, 'x').classes is None

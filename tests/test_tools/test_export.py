@@ -1,0 +1,89 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""The command line of tools/export.py."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+
+from tests.test_deploy.models import ATTO, config_of, random_detector
+
+ROOT = Path(__file__).parents[2]
+CONFIG = str(ROOT / f'configs/{ATTO}.py')
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('export_tool', ROOT / 'tools/export.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp('weights') / 'atto.pth'
+    meta = dict(dataset_meta=dict(classes=tuple('0123456789')))
+    torch.save(dict(state_dict=random_detector(config_of(ATTO)).state_dict(), meta=meta), path)
+    return path
+
+
+def test_export(tool, checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no data set here: scenes are drawn
+    out = tmp_path / 'atto.onnx'
+    tool.main([CONFIG, str(checkpoint), '--out', str(out), '--dynamic-batch'])
+    text = capsys.readouterr().out
+    assert 'largest difference from PyTorch on 4 drawn scenes: ' in text
+    assert 'images: float32 (batch, 3, 192, 192)' in text
+    assert 'boxes: float32 (batch, 100, 4)' in text and 'labels: int64 (batch, 100)' in text
+    assert sorted(tmp_path.iterdir()) == [out]
+    # what disagrees is not written
+    with pytest.raises(SystemExit, match='that is more than 0 px or 0: .* was not written'):
+        tool.main([CONFIG, str(checkpoint), '--out', 'new.onnx', '--tolerance', '0', '0'])
+    assert sorted(tmp_path.iterdir()) == [out]
+
+
+# fmt: off
+BAD = [
+    (['--backend', 'tensorrt'],        'tensorrt is not supported yet; onnxruntime is'),
+    (['--hw', '100', '100'],           'multiples of 32, got 100 x 100: take 128 x 128'),
+    (['--resize', '--original-size'],  'exclude each other'),
+    (['--opset', '9'],                 'opset must be from 17 to 20'),
+    (['--image', 'missing.jpg'],       'missing.jpg: no such file'),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(('arguments', 'message'), BAD)
+def test_bad_arguments(tool, checkpoint, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f'error: .*{message}'):
+        tool.main([CONFIG, str(checkpoint), '--out', 'out.onnx', *arguments])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_files(tool, checkpoint, tmp_path):
+    with pytest.raises(SystemExit, match='error: .*missing.pth: no such file'):
+        tool.main([CONFIG, str(tmp_path / 'missing.pth')])
+    taken = tmp_path / 'taken.onnx'
+    taken.write_text('mine')
+    with pytest.raises(SystemExit, match='error: .*taken.onnx exists'):
+        tool.main([CONFIG, str(checkpoint), '--out', str(taken)])
+    with pytest.raises(SystemExit, match='is the input itself'):
+        tool.main([CONFIG, str(checkpoint), '--out', str(checkpoint), '--overwrite'])
+    assert taken.read_text() == 'mine'
+
+
+def test_missing_packages_name_the_extra(tool, checkpoint, tmp_path, monkeypatch):
+    import deim_mmdet.deploy as deploy
+
+    def absent(name, package=None):
+        raise ModuleNotFoundError("No module named 'onnx'", name='onnx')
+
+    monkeypatch.setattr('importlib.import_module', absent)
+    with pytest.raises(ImportError, match=r"onnx is missing.*pip install 'deim_mmdet\[deploy\]'"):
+        deploy.__getattr__('export_onnx')

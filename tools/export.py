@@ -1,0 +1,204 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""Export a trained detector, and compare what comes out with PyTorch.
+
+    python tools/export.py CONFIG CHECKPOINT
+    python tools/export.py CONFIG CHECKPOINT --fp16 --dynamic-batch --out deim_fp16.onnx
+    python tools/export.py CONFIG CHECKPOINT --input uint8 --layout nhwc --channels bgr --resize
+
+The whole way from the image to boxes, scores and labels is inside the graph, in standard ONNX
+operators. The file says how images are prepared for it; deim_mmdet.deploy.Detector reads that.
+Nothing is written unless PyTorch and the file agree on a sample image.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
+
+import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
+from deim_mmdet.convert.new_output import refuse_to_lose
+from deim_mmdet.datasets import digits_in_scenes
+
+BACKENDS = ('onnxruntime', 'tensorrt', 'openvino')
+# Largest accepted differences: pixels of a side and of a score.
+TOLERANCES = {'float32': (0.1, 1e-4), 'float16': (1.0, 1e-2)}
+
+
+def parse_args(args=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config of the detector')
+    parser.add_argument('checkpoint', help='its weights, of a run here or published')
+    parser.add_argument('--backend', choices=BACKENDS, default='onnxruntime', help='what runs it')
+    parser.add_argument('--out', help='new file; defaults to CHECKPOINT with the ending .onnx')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
+    parser.add_argument('--fp16', action='store_true', help='a strongly typed float16 graph')
+    parser.add_argument(
+        '--hw',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='height and width of the input; defaults to image_hw of the config, or 640 640',
+    )
+    batch = parser.add_mutually_exclusive_group()
+    batch.add_argument('--batch-size', type=int, default=1, help='images per run')
+    batch.add_argument('--dynamic-batch', action='store_true', help='any number of images')
+    parser.add_argument('--dynamic-size', action='store_true', help='any height and width')
+    parser.add_argument('--pad', action='store_true', help='pad to multiples of 32 in the graph')
+    parser.add_argument(
+        '--input',
+        choices=('normalized', 'float', 'uint8'),
+        default='normalized',
+        help='pixels: as the network takes them, or float32 or uint8 in [0, 255]',
+    )
+    parser.add_argument('--layout', choices=('nchw', 'nhwc'), default='nchw')
+    parser.add_argument('--channels', choices=('rgb', 'bgr'), default='rgb')
+    parser.add_argument(
+        '--resize',
+        action='store_true',
+        help='take images of any size and resize them in the graph, bilinear, without averaging',
+    )
+    parser.add_argument(
+        '--original-size',
+        action='store_true',
+        help='second input original_hw: boxes in pixels of an image of that size',
+    )
+    parser.add_argument('--opset', type=int, default=17, help='version of the ONNX operators')
+    parser.add_argument(
+        '--image', nargs='+', help='images to compare on; defaults to some of the test set'
+    )
+    parser.add_argument(
+        '--tolerance',
+        nargs=2,
+        type=float,
+        metavar=('PX', 'SCORE'),
+        help='largest accepted differences; default 0.1 1e-4, with --fp16 1 1e-2',
+    )
+    parser.add_argument('--score-threshold', type=float, default=0.3, help='what Detector keeps')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
+    return parser.parse_args(args)
+
+
+def main(args=None) -> None:
+    args = parse_args(args)
+    if args.backend != 'onnxruntime':
+        raise SystemExit(f'error: --backend {args.backend} is not supported yet; onnxruntime is')
+    try:
+        run(args)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from None
+
+
+def run(args) -> None:
+    # after the plugin, without which mmdet needs full mmcv
+    from mmdet.apis import init_detector
+
+    # these need onnx and ONNX Runtime, and say so
+    from deim_mmdet.deploy import (
+        Detector,
+        ExportOptions,
+        InputFormat,
+        compare_with_pytorch,
+        describe,
+        export_onnx,
+    )
+
+    out = Path(args.out or Path(args.checkpoint).with_suffix('.onnx'))
+    refuse_to_lose(out, args.overwrite, args.checkpoint)
+    if not os.path.isfile(args.checkpoint):
+        raise FileNotFoundError(f'{args.checkpoint}: no such file')
+    config = Config.fromfile(args.config)
+    options = ExportOptions(
+        hw=tuple(args.hw or config.get('image_hw', (640, 640))),
+        input_format=InputFormat(
+            args.input, args.layout, args.channels, args.resize, args.pad, args.original_size
+        ),
+        batch_size=None if args.dynamic_batch else args.batch_size,
+        dynamic_size=args.dynamic_size,
+        half=args.fp16,
+        opset=args.opset,
+    )
+    MMLogger.get_instance('mmengine', log_level='WARNING')
+    detector = init_detector(config, args.checkpoint, device='cpu', cfg_options=args.cfg_options)
+    metadata = describe(detector, config, options, score_threshold=args.score_threshold)
+    images, source = sample_images(args.image, config, options.hw)
+    box, score = args.tolerance or TOLERANCES[metadata.precision]
+
+    def check(path: Path) -> None:
+        difference = compare_with_pytorch(detector, Detector(path), images)
+        print(f'largest difference from PyTorch on {source}: {difference}')
+        if not difference.within(box, score):
+            raise ValueError(
+                f'that is more than {box:g} px or {score:g}: {out} was not written. Weights that '
+                'are not trained differ much, since rounding decides among equal scores; '
+                '--tolerance PX SCORE accepts more.'
+            )
+
+    start = time.monotonic()
+    model = export_onnx(detector, out, options, metadata, check, args.overwrite)
+    print(
+        f'{out}: {len(model.graph.node)} nodes, {out.stat().st_size / 1e6:.1f} MB, '
+        f'{metadata.precision}, opset {options.opset}, {time.monotonic() - start:.0f} s'
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        print(f'  {describe_tensor(value)}')
+
+
+def sample_images(paths, config: Config, hw, count: int = 4):
+    """Images to compare on, and what they are."""
+    from deim_mmdet.deploy.detector import read_image
+
+    if paths:
+        return [read_image(path) for path in paths], ', '.join(map(str, paths))
+    images = test_images(config, count)
+    if images:
+        return images, f'{len(images)} images of the test set'
+    return [draw_sample(hw, i) for i in range(count)], f'{count} drawn scenes'
+
+
+def draw_sample(hw, seed: int) -> np.ndarray:
+    """A photograph with handwritten digits on it."""
+    side = max(32, min(hw))
+    options = digits_in_scenes.DigitsOptions(
+        image_hw=tuple(max(32, h) for h in hw), digit_size=(max(8, side // 10), max(16, side // 3))
+    )
+    handwriting = digits_in_scenes.load_handwriting()['val']
+    photographs = digits_in_scenes.find_photographs()
+    rng = np.random.default_rng(seed)
+    return digits_in_scenes.draw_scene(rng, handwriting, photographs, options)[0]
+
+
+def test_images(config: Config, count: int) -> list:
+    """The first images of the test set, none where it is not there."""
+    from mmdet.registry import DATASETS
+
+    from deim_mmdet.deploy.detector import read_image
+
+    settings = dict(config.test_dataloader.dataset, pipeline=[])
+    if not os.path.isdir(settings.get('data_root', '')):
+        return []
+    try:
+        dataset = DATASETS.build(settings)
+        return [read_image(dataset.get_data_info(i)['img_path']) for i in range(count)]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def describe_tensor(value) -> str:
+    """Name, type and shape of an input or output, as `images: float32 (1, 3, 640, 640)`."""
+    from onnx import helper
+
+    tensor = value.type.tensor_type
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    sides = ', '.join(str(d.dim_param or d.dim_value) for d in tensor.shape.dim)
+    return f'{value.name}: {np.dtype(dtype).name} ({sides})'
+
+
+if __name__ == '__main__':
+    sys.exit(main())
