@@ -75,6 +75,8 @@ setup(
         'tools': ['psutil', 'seaborn', 'tensorboard'],
         # Folders of Hugging Face weights in and out; transformers itself only for its own tests.
         'peers': ['safetensors', 'transformers>=5'],
+        # Export and what runs exported files.
+        'deploy': ['onnx==1.17.0', 'onnxruntime==1.22.1', 'pillow'],
         'test': ['pytest', 'pytest-timeout', 'ruff'],
     },
     classifiers=[

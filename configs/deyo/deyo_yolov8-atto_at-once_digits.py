@@ -1,6 +1,6 @@
 # The same DEYO trained at once: from scratch, nothing frozen, on as many images as both stages of
-# the demo together. What step-by-step training is compared with. AP50 0.921,
-# AP 0.765 on 200 held-out scenes.
+# the demo together. What step-by-step training is compared with. AP50 0.893,
+# AP 0.749 on 200 held-out scenes.
 # mim train mmdet configs/deyo/deyo_yolov8-atto_at-once_digits.py --gpus 0
 _base_ = './deyo_yolov8-atto_digits.py'
 

@@ -1,5 +1,5 @@
 # DEYO on a YOLOv8 with half of N's channels, on digits in scenes: the second stage of the demo,
-# minutes on two CPU cores. 1,080,348 parameters. AP50 0.755, AP 0.613 on 200 held-out scenes.
+# minutes on two CPU cores. 1,080,348 parameters. AP50 0.747, AP 0.611 on 200 held-out scenes.
 # make demo-deyo
 # mim train mmdet configs/deyo/deyo_yolov8-atto_digits.py --gpus 0 --cfg-options \
 #     load_from=work_dirs/yolov8_atto_digits/epoch_8.pth
