@@ -10,6 +10,7 @@ import copy
 import multiprocessing
 import os
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Dict, List, Optional, Sequence, Tuple
@@ -28,6 +29,7 @@ from torch import Tensor
 from .engine.staged_freeze_hook import find_part, freeze
 
 OBJECTS = 20  # in each image; COCO has 7
+MMAP_THRESHOLD = 'MALLOC_MMAP_THRESHOLD_'
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,16 @@ def training_memory(
         TrainingMemory: The figures.
 
     Raises:
-        ValueError: The model has no such part; the message lists those that it has.
+        ValueError: The model has no such part; the message lists those that it has. Or it has no
+            ``bbox_head`` with a number of classes.
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
+    if 'num_classes' not in (cfg.model.get('bbox_head') or {}):
+        raise ValueError(
+            'the memory of a step is measured with boxes and labels: it needs a detector whose '
+            f'bbox_head has num_classes, but that of {cfg.model.type} has not. DETRs and one-stage '
+            'detectors have one.'
+        )
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     torch.manual_seed(0)
     model = build_model(cfg.model).to(device)
@@ -113,11 +122,21 @@ def training_memory(
 
 def training_memory_apart(cfg: Config, *args) -> TrainingMemory:
     """:func:`training_memory` in a process of its own, whose memory is that of this step alone."""
-    # what is freed goes back to the system at once (glibc), so that the process holds what is used
-    os.environ.setdefault('MALLOC_MMAP_THRESHOLD_', '65536')
     quiet = partial(MMLogger.get_instance, 'mmdet', log_level='WARNING')  # no line per tensor
-    with multiprocessing.get_context('spawn').Pool(1, quiet) as pool:
+    with _freed_memory_goes_back(), multiprocessing.get_context('spawn').Pool(1, quiet) as pool:
         return pool.apply(training_memory, (cfg, *args))
+
+
+@contextmanager
+def _freed_memory_goes_back():
+    """Lets processes that are begun inside hold what they use and no more (glibc)."""
+    before = os.environ.get(MMAP_THRESHOLD)
+    os.environ.setdefault(MMAP_THRESHOLD, '65536')
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[MMAP_THRESHOLD]
 
 
 def parts_to_freeze(cfg: Config) -> Optional[List[str]]:

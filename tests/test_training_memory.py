@@ -66,7 +66,7 @@ def test_freezing_saves_what_the_frozen_parts_keep(cfg):
     assert full.gradients == FLOAT * sum(p.numel() for p in trained.values())
 
 
-def test_denoising_queries_cost_what_the_page_says(cfg):
+def test_denoising_queries_keep_more(cfg):
     with_queries = training_memory(cfg, ['backbone', 'neck'], True, (64, 64), 1)
     cfg.model.denoising = None
     without = training_memory(cfg, ['backbone', 'neck'], True, (64, 64), 1)
@@ -78,3 +78,9 @@ def test_parts_come_from_the_hook(cfg):
     assert parts_to_freeze(cfg) is None
     cfg.custom_hooks = [hook]
     assert parts_to_freeze(cfg) == ['backbone', 'neck']
+
+
+def test_detectors_without_a_box_head_are_refused(cfg):
+    cfg.model = dict(type='FasterRCNN', backbone=cfg.model.backbone)
+    with pytest.raises(ValueError, match='bbox_head has num_classes, but that of FasterRCNN'):
+        training_memory(cfg, ['backbone'], True)

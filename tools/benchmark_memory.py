@@ -35,7 +35,9 @@ def parse_args(args=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config of any detector')
+    parser.add_argument(
+        'configs', nargs='+', metavar='CONFIG', help='config of a detector with a bbox_head'
+    )
     parser.add_argument(
         '--size', type=int, nargs=2, default=(640, 640), metavar=('H', 'W'), help='input in pixels'
     )

@@ -68,6 +68,7 @@ def main(args=None) -> None:
         follow(at_once, log)
         succeed(at_once, f'training at once; see {log}')
     except KeyboardInterrupt:
+        stop(started, PATIENCE)  # the interrupt has reached them as well
         raise SystemExit(f'\nStopped. What was finished is in {out}.') from None
     finally:
         stop(started)
@@ -116,16 +117,16 @@ def succeed(process: subprocess.Popen, what: str) -> None:
 def follow(process: subprocess.Popen, log: Path) -> None:
     """Print the last line of a log now and then until its process ends."""
     while process.poll() is None:
-        print((log.read_text().splitlines() or [''])[-1], flush=True)
+        print((log.read_text(errors='replace').splitlines() or [''])[-1], flush=True)
         try:
             process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             pass
 
 
-def stop(processes: List[subprocess.Popen]) -> None:
-    """Give processes that an interrupt has reached the time to end by themselves."""
-    end = time.monotonic() + PATIENCE
+def stop(processes: List[subprocess.Popen], patience: float = 0) -> None:
+    """End processes, after so many seconds in which they may end by themselves."""
+    end = time.monotonic() + patience
     for process in processes:
         try:
             process.wait(max(0, end - time.monotonic()))

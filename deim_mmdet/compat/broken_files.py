@@ -30,7 +30,7 @@ def load_from_local(filename: str, map_location: Any) -> Any:
         Any: What was saved.
 
     Raises:
-        ValueError: It is a folder; see also :func:`refuse_other_content` and
+        ValueError: It is a folder, or damaged; see also :func:`refuse_other_content` and
             :func:`refuse_truncated`.
         UnpicklingError: It asks for what could run code, and nothing was run.
     """
@@ -46,6 +46,8 @@ def load_from_local(filename: str, map_location: Any) -> Any:
     try:
         return mmengine_checkpoint.load_from_local(filename, map_location)
     except pickle.UnpicklingError as error:  # PyTorch's message advises to switch safety off
+        if re.search('Unsupported operand|invalid load key|truncated', str(error)):
+            raise damaged(path, _reason(error)) from None
         raise pickle.UnpicklingError(
             f'{path} holds more than weights, and was not loaded ({_reason(error)}). A .pt '
             'file that holds a whole model, as those of YOLOv8 do, becomes a checkpoint by '

@@ -30,6 +30,7 @@ def test_checkpoints_load_as_ever(weights):
         (b'', 'weights.pth is empty'),
         (b'version https://git-lfs.github.com/spec/v1\noid sha256:00\n', 'is a git-lfs pointer'),
         (b'\n<!DOCTYPE html><html>', 'is a web page'),
+        (b'\x80\x02$', 'is damaged or truncated: download it again'),
         (None, r'\(\d+ bytes\) is damaged or truncated: download it again'),
     ],
 )
