@@ -27,6 +27,7 @@ SHARED_RULES = (
 )
 DN_DETR_RULES = (
     ('input_proj.{leaf}', 'neck.convs.0.conv.{leaf}'),
+    ('transformer.patterns.weight', 'patterns.weight'),
     ('class_embed.{leaf}', 'bbox_head.fc_cls.{leaf}'),
     ('bbox_embed.layers.{i}.{leaf}', 'bbox_head.fc_reg.layers.{i}.{leaf}'),
     *under(

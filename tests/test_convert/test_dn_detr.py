@@ -9,7 +9,12 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from deim_mmdet.convert import convert_checkpoint_file, convert_state_dict, fitting_configs
+from deim_mmdet.convert import (
+    convert_checkpoint_file,
+    convert_state_dict,
+    fitting_configs,
+    revert_state_dict,
+)
 from deim_mmdet.convert.class_rows import COCO_GAPS
 from tests.fixtures import fill
 
@@ -102,6 +107,47 @@ def test_a_model_takes_the_file_as_it_is(name, published, num_classes, monkeypat
     assert ('class rows: 80 of 80' in said[0]) == (num_classes == 80)
     anchors = model.state_dict()['query_embedding.weight']
     assert torch.equal(anchors, published['refpoint_embed.weight'])
+
+
+def distinct_models():
+    """The configs for COCO, one for each form of network."""
+    found = {}
+    for path in sorted((ROOT / 'configs/dn_detr').glob('*_coco.py')):
+        model = Config.fromfile(path).model
+        backbone = model.backbone.depth, model.backbone.get('strides')
+        form = model.type, *backbone, model.get('num_patterns')
+        found.setdefault(str(form), path)
+    return list(found.values())
+
+
+@pytest.mark.parametrize('path', distinct_models(), ids=lambda path: path.stem)
+def test_every_model_there_and_back(path):
+    """Each tensor of ours has a published name, and comes back from it."""
+    cfg = Config.fromfile(path).model
+    cfg.backbone.init_cfg = None
+    ours = MODELS.build(cfg).state_dict()
+    published, family = revert_state_dict(ours)
+    assert family.name == ('DN-Deformable-DETR' if 'deformable' in path.stem else 'DN-DETR')
+    back, report = convert_state_dict(published, ours)
+    assert report.fits
+    assert set(ours) - set(back) == {key for key in ours if key.endswith('num_batches_tracked')}
+    assert all(torch.equal(ours[key], value) for key, value in back.items())
+
+
+def test_three_patterns_are_told_from_none(tmp_path):
+    """The published R50-DC5 of 12 epochs has a content for each pattern."""
+    path = ROOT / 'configs/dn_detr/dn-detr_r50-dc5_8xb2-12e_coco.py'
+    cfg = Config.fromfile(path).model
+    cfg.backbone.init_cfg = None
+    published, _ = revert_state_dict(MODELS.build(cfg).state_dict())
+    assert published['transformer.patterns.weight'].shape == (3, 256)
+    torch.save(dict(model=published), tmp_path / 'published.pth')
+    report = convert_checkpoint_file(
+        tmp_path / 'published.pth', tmp_path / 'out.pth', Config.fromfile(path)
+    )
+    assert report.fits
+    found, differences = fitting_configs(convert_state_dict(published)[0])
+    assert differences == 0 and [Path(name).name for name in found] == [path.name]
 
 
 def test_configs_that_fit(name, published):
