@@ -12,6 +12,8 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from deim_mmdet.models.dense_heads.denoising_head_mixin import DenoisingHeadMixin
+from deim_mmdet.models.detectors import DNDETR, DenoisingMixin
+from deim_mmdet.models.layers.dn_deformable_decoder import DNDeformableDecoder
 from deim_mmdet.models.losses import MatchabilityAwareLoss
 from deim_mmdet.models.task_modules import BatchTargets, Matches
 from deim_mmdet.ops.boxes import aligned_iou, cxcywh_to_xyxy
@@ -123,8 +125,25 @@ def test_normal_losses_are_those_of_the_detector_alone(model):
 def normal_queries_alone(model):
     """Trains without denoising queries, but with the contents that denoising gives."""
     base = next(c for c in type(model).__mro__ if c.__module__.startswith('mmdet.'))
-    with mock.patch.object(type(model), 'pre_transformer', base.pre_transformer):
+    with mock.patch.object(type(model), 'forward_decoder', base.forward_decoder):
         yield
+
+
+@pytest.mark.parametrize('name', ['dab', 'conditional', 'deformable', 'dn_deformable'])
+def test_under_autocast(name):
+    """The same keys, finite losses in float32 and gradients."""
+    model, samples = build(name), data_samples((0, 2), HW, NUM_CLASSES)
+    exact = model.loss(images(), samples)
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = model.loss(images(), samples)
+    assert list(losses) == list(exact)
+    noisy = [losses[key] for key in losses if 'dn_' in key]
+    assert all(value.dtype == torch.float32 and value > 0 for value in noisy)
+    total = sum(losses.values())
+    assert total.isfinite()
+    total.backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
 
 
 class Pairs(DenoisingHeadMixin):
@@ -167,6 +186,30 @@ def test_losses_by_hand():
     torch.testing.assert_close(terms['loss_bbox'], torch.tensor([5 * 0.1 / 2]))
     # it shares .1 x .2 with the object, the union is the hull of .3 x .2: GIoU = IoU = 1 / 3
     torch.testing.assert_close(terms['loss_iou'], torch.tensor([2 * (2 / 3) / 2]))
+
+
+@pytest.mark.parametrize('num_pairs', [0, 2])
+def test_the_focal_loss_needs_no_operator_of_mmcv(num_pairs):
+    """The one for indices of classes fails on CUDA where there is no pair."""
+    logits, boxes, denoising, targets = pairs_of_two_groups()
+    part = (index[:num_pairs] for index in (torch.zeros(2).long(), torch.tensor([0, 2])))
+    matches = Matches(*part, torch.zeros(num_pairs).long())
+    denoising = replace(denoising, matches=matches)
+    focal = dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
+    expected = Pairs(focal).denoising_terms(logits, boxes, denoising, targets)
+    logits.requires_grad_()
+    with (
+        mock.patch('torch.cuda.is_available', return_value=True),
+        mock.patch.object(torch.Tensor, 'is_cuda', True),
+        mock.patch('mmdet.models.losses.focal_loss.sigmoid_focal_loss', side_effect=MemoryError),
+    ):
+        with pytest.raises(MemoryError):  # what indices would call
+            MODELS.build(focal)(logits[0, 0], torch.zeros(4).long())
+        found = Pairs(focal).denoising_terms(logits, boxes, denoising, targets)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+    (grad,) = torch.autograd.grad(found['loss_cls'].sum(), logits)
+    assert (grad != 0).any() == (num_pairs > 0)
 
 
 def test_matchability_aware_loss_takes_the_iou_of_the_known_pair():
@@ -212,7 +255,11 @@ def changed_group(group, slots):
 def outputs_of(model, counts, group=-1):
     """Scores and boxes of all queries, after changing a group."""
     samples = data_samples(counts, HW, NUM_CLASSES)
-    with torch.no_grad(), changed_group(group, max(counts)):
+    with (
+        torch.no_grad(),
+        changed_group(group, max(counts)),
+        model.objects_known(samples, torch.device('cpu')),
+    ):
         inputs = model.forward_transformer(model.extract_feat(images()), samples)
         return model.bbox_head(inputs['hidden_states'], inputs['references'])
 
@@ -242,7 +289,10 @@ def test_denoising_queries_see_each_other_and_the_normal_ones(model):
         contents.append(kwargs['query'].detach().requires_grad_())
         return decoder(*args, **{**kwargs, 'query': contents[0]})
 
-    with mock.patch.object(model.decoder, 'forward', keep_content):
+    with (
+        mock.patch.object(model.decoder, 'forward', keep_content),
+        model.objects_known(samples, torch.device('cpu')),
+    ):
         inputs = model.forward_transformer(model.extract_feat(images()), samples)
     scores, _ = model.bbox_head(inputs['hidden_states'], inputs['references'])
     (grad,) = torch.autograd.grad(scores[-1, 0, 0].sum(), contents)
@@ -269,6 +319,35 @@ def test_no_denoising_queries_in_evaluation(model):
         with torch.no_grad():
             results = model.predict(images(), samples)
     assert all(len(result.pred_instances) > 0 for result in results)
+
+
+def test_no_denoising_queries_beside_the_loss(model):
+    """Outputs and detections in training mode are those of the normal queries, as in mmdet."""
+    samples = data_samples((2, 3), HW, NUM_CLASSES)
+    model.eval()
+    with torch.no_grad():
+        expected = model(images(), samples, mode='tensor')
+        model.train()
+        with mock.patch.object(model.backbone, 'training', False):
+            for module in model.modules():  # statistics of the batch are not the subject
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eval()
+            found = model(images(), samples, mode='tensor')
+            results = model(images(), samples, mode='predict')
+    model.train()
+    for old, new in zip(expected[:2], found[:2]):
+        torch.testing.assert_close(old, new)
+    assert all(len(result.pred_instances) > 0 for result in results)
+
+
+def test_the_objects_are_forgotten_after_the_step(model):
+    model.train()
+    samples = data_samples((1, 2), HW, NUM_CLASSES)
+    with mock.patch.object(model.decoder, 'forward', side_effect=MemoryError):
+        with pytest.raises(MemoryError):
+            model.loss(images(), samples)
+    with mock.patch.object(model.denoising, 'forward', side_effect=AssertionError):
+        model(images(), samples, mode='tensor')
 
 
 # -- denoising=None
@@ -341,3 +420,36 @@ def test_weights_with_denoising_in_a_model_without(name):
         return
     with pytest.raises(ValueError, match='Set model.denoising=dict'):
         without.load_state_dict(state, strict=False)
+
+
+def test_dn_deformable_returns_the_outputs_of_all_layers():
+    decoder = Config.fromfile(BASES / '_base_/models/dn-deformable-detr_r50.py').model.decoder
+    decoder.return_intermediate = False
+    with pytest.raises(ValueError, match='return_intermediate must be True, got False'):
+        DNDeformableDecoder(**decoder)
+
+
+def test_a_detector_that_does_not_say_how_it_denoises():
+    model = build('dab')
+    with mock.patch.object(DNDETR, 'denoising_inputs', DenoisingMixin.denoising_inputs):
+        with pytest.raises(NotImplementedError, match='DNDETR must say .* write its method denois'):
+            model.loss(images(), data_samples((1, 2), HW, NUM_CLASSES))
+
+
+def test_logits_of_dn_deformables_boxes_are_bounded():
+    """By 1e-3, in the decoder and in the head, as those of denoising queries are."""
+    model = build('dn_deformable').eval()
+    with torch.no_grad():
+        for branch in model.bbox_head.reg_branches:
+            branch[-1].weight.zero_()
+            branch[-1].bias.zero_()
+        # boxes of exactly 0 and 1
+        model.query_embedding.weight[:10] = -200
+        model.query_embedding.weight[10:] = 200
+        _, boxes = model._forward(images(), data_samples((1, 2), HW, NUM_CLASSES))
+    # log(1e-3 / 1) and its opposite; 1e-3 / 1.001 is bounded again by the second layer
+    first = 1e-3 / 1.001
+    second = 1e-3 / (1e-3 + 1 - first)
+    for layer, bound in enumerate((first, second)):
+        torch.testing.assert_close(boxes[layer, :, :10], torch.full((2, 10, 4), bound))
+        torch.testing.assert_close(boxes[layer, :, 10:], torch.full((2, 10, 4), 1 - bound))

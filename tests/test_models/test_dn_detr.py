@@ -39,7 +39,7 @@ def losses_of(case, counts, with_denoising):
         return model.loss(images, samples)
     # normal queries as ever, and no others
     base = next(c for c in type(model).__mro__ if c.__module__.startswith('mmdet.'))
-    with mock.patch.object(DenoisingMixin, 'pre_transformer', base.pre_transformer):
+    with mock.patch.object(DenoisingMixin, 'forward_decoder', base.forward_decoder):
         return model.loss(images, samples)
 
 

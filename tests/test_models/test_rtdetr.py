@@ -12,7 +12,8 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from deim_mmdet.models.dense_heads.rtdetr_head import mean_over_ranks, top_detections
+from deim_mmdet.models.dense_heads.rtdetr_head import top_detections
+from deim_mmdet.models.dense_heads.stacked_losses import mean_over_ranks
 from deim_mmdet.models.layers import switch_to_deploy
 from tests.test_models.parity import Case, training_with_fixed_norms
 from tests.test_models.samples import data_samples

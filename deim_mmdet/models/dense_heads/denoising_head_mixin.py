@@ -2,7 +2,8 @@
 from typing import Dict, List, Optional, Union
 
 import torch
-from mmdet.models.losses import QualityFocalLoss
+import torch.nn.functional as F
+from mmdet.models.losses import FocalLoss, QualityFocalLoss
 from mmdet.structures import SampleList
 from torch import Tensor
 
@@ -10,8 +11,7 @@ from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQuerie
 from deim_mmdet.models.task_modules.targets import BatchTargets
 from deim_mmdet.ops.boxes import aligned_iou, cxcywh_to_xyxy
 
-from .rtdetr_head import mean_over_ranks
-from .stacked_losses import box_terms, name_terms
+from .stacked_losses import box_terms, mean_over_ranks, name_terms
 
 References = Union[Tensor, List[Tensor]]
 
@@ -21,6 +21,10 @@ class DenoisingHeadMixin:
     ``hidden_states`` and ``references``: that of DAB-, Conditional or Deformable DETR.
 
     To be named before the head among the bases. Without denoising queries the head is unchanged.
+
+    Differs from the published implementation: the losses of the denoising queries are divided by
+    the mean of their number over the ranks, at least 1, as those of the normal queries are, not by
+    the number of the own rank.
     """
 
     def loss(
@@ -94,6 +98,9 @@ class DenoisingHeadMixin:
             labels = (labels.flatten(), ious.flatten())
         else:
             labels = labels.flatten()
+            if isinstance(self.loss_cls, FocalLoss):
+                # the CUDA operator for indices looks for their maximum: an error without pairs
+                labels = F.one_hot(labels, cls_scores.shape[-1])
         loss_cls = self.loss_cls(cls_scores.flatten(0, 1), labels, reduction_override='none')
         loss_cls = loss_cls.unflatten(0, bboxes.shape[:2]).flatten(1).sum(1)
         return dict(

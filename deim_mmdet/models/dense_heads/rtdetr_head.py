@@ -5,7 +5,7 @@ from typing import Dict, List, Optional, Tuple
 import torch
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures import SampleList
-from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptMultiConfig, reduce_mean
+from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptMultiConfig
 from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -16,7 +16,7 @@ from deim_mmdet.models.task_modules.matches import Matches
 from deim_mmdet.models.task_modules.targets import BatchTargets
 from deim_mmdet.ops.boxes import aligned_iou, cxcywh_to_xyxy
 
-from .stacked_losses import box_terms, name_terms
+from .stacked_losses import box_terms, mean_over_ranks, name_terms
 
 
 @dataclass(frozen=True)
@@ -211,16 +211,3 @@ def top_detections(
     query = torch.div(index, num_classes, rounding_mode='trunc')  # 'floor' makes six ONNX nodes
     bboxes = cxcywh_to_xyxy(bboxes.float()).gather(1, query.unsqueeze(-1).expand(-1, -1, 4))
     return scores, index - query * num_classes, bboxes
-
-
-def mean_over_ranks(counts: List[int], device: torch.device) -> Tensor:
-    """Normalisers of a distributed step: means over the ranks, at least 1, in one reduction.
-
-    Args:
-        counts (list[int]): Counts of this rank.
-        device (torch.device): Where the losses are.
-
-    Returns:
-        Tensor: Shape (len(counts),).
-    """
-    return reduce_mean(torch.tensor(counts, dtype=torch.float32, device=device)).clamp(min=1)

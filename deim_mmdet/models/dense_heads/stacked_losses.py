@@ -1,9 +1,11 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""Losses of all prediction sets in one call each."""
+"""Losses of all prediction sets in one call each, and what they are divided by."""
 
 from typing import Dict, List
 
+import torch
 import torch.nn as nn
+from mmdet.utils import reduce_mean
 from torch import Tensor
 
 from deim_mmdet.ops.boxes import cxcywh_to_xyxy
@@ -45,3 +47,16 @@ def name_terms(terms: Dict[str, Tensor], names: List[str]) -> Dict[str, Tensor]:
         for term, values in terms.items()
         for name, value in zip(names[-len(values) :], values.unbind())
     }
+
+
+def mean_over_ranks(counts: List[int], device: torch.device) -> Tensor:
+    """Normalisers of a distributed step: means over the ranks, at least 1, in one reduction.
+
+    Args:
+        counts (list[int]): Counts of this rank.
+        device (torch.device): Where the losses are.
+
+    Returns:
+        Tensor: Shape (len(counts),).
+    """
+    return reduce_mean(torch.tensor(counts, dtype=torch.float32, device=device)).clamp(min=1)

@@ -1,10 +1,10 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Tuple
 
 import torch
 from mmdet.registry import MODELS
-from mmdet.structures import OptSampleList
+from mmdet.structures import SampleList
 from mmdet.utils import OptConfigType
 from torch import Tensor
 
@@ -20,9 +20,10 @@ class DenoisingMixin:
     `DN-DETR <https://arxiv.org/abs/2203.01305>`_.
 
     To be named before the detector among the bases. It adds to the stages of
-    ``DetectionTransformer.forward_transformer``: in training the queries of
-    :meth:`denoising_inputs` go before the normal ones into the decoder, whose self-attention keeps
-    them apart, and the head is told of them. With ``denoising=None`` the detector is unchanged.
+    ``DetectionTransformer.forward_transformer``: in a training loss the
+    queries of :meth:`denoising_inputs` go before the normal ones into the decoder, whose
+    self-attention keeps them apart, and the head is told of them. With ``denoising=None`` the
+    detector is unchanged.
 
     Args:
         denoising (dict, optional): Config of the :class:`DenoisingQueryGenerator`, without
@@ -44,6 +45,7 @@ class DenoisingMixin:
         self._register_load_state_dict_pre_hook(fit_weights, with_module=True)
         self._register_load_state_dict_pre_hook(refuse_to_drop_content, with_module=True)
         self.denoising = None
+        self._targets = None  # objects of the batch, while a loss is computed
         if denoising is None:
             return
         if not isinstance(self.bbox_head, DenoisingHeadMixin):
@@ -56,41 +58,49 @@ class DenoisingMixin:
             dict(denoising, num_classes=self.bbox_head.num_classes, embed_dims=self.embed_dims)
         )
 
-    def pre_transformer(
-        self, img_feats: Tuple[Tensor, ...], batch_data_samples: OptSampleList = None
-    ) -> Tuple[Dict, Dict]:
-        """As the detector's own; in training the decoder is told the objects, too."""
-        encoder_inputs, decoder_inputs = super().pre_transformer(img_feats, batch_data_samples)
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Dict[str, Tensor]:
+        """As the detector's own; in training there are denoising queries, too."""
+        with self.objects_known(batch_data_samples, batch_inputs.device):
+            return super().loss(batch_inputs, batch_data_samples)
+
+    @contextmanager
+    def objects_known(self, batch_data_samples: SampleList, device: torch.device) -> Iterator[None]:
+        """Within this context, in training, denoising queries are made from the objects.
+
+        The stages of mmdet's detectors do not know whether they compute a loss, predictions or
+        plain outputs, and do not hand the objects on.
+        """
         if self.denoising is not None and self.training:
             # boxes are in units of the image without its padding, as in mmdet's heads
-            decoder_inputs['targets'] = BatchTargets.from_data_samples(
-                batch_data_samples, None, img_feats[0].device
-            )
-        return encoder_inputs, decoder_inputs
+            self._targets = BatchTargets.in_image_units(batch_data_samples, device)
+        try:
+            yield
+        finally:
+            self._targets = None
 
     def pre_decoder(self, *args, **kwargs) -> Tuple[Dict, Dict]:
         """As the detector's own; normal queries without content get that of "no object"."""
         decoder_inputs, head_inputs = super().pre_decoder(*args, **kwargs)
-        if self.denoising is not None and not self.has_content:
+        if self.denoising is None:
+            return decoder_inputs, head_inputs
+        if not self.has_content:
             decoder_inputs['query'] = decoder_inputs['query'] + self.denoising.normal_content()
-        return decoder_inputs, head_inputs
+        # what Deformable DETR adds in training is for the loss alone
+        return decoder_inputs, head_inputs if self._targets is not None else {}
 
-    def forward_decoder(
-        self, query: Tensor, targets: Optional[BatchTargets] = None, **decoder_inputs
-    ) -> Dict[str, Any]:
+    def forward_decoder(self, query: Tensor, **decoder_inputs) -> Dict[str, Any]:
         """As the detector's own, on the denoising queries and the normal ones.
 
         Args:
             query (Tensor): Contents of the normal queries, shape (bs, N, embed_dims).
-            targets (BatchTargets, optional): Objects to make denoising queries from. Defaults to
-                None: there are no such queries.
             decoder_inputs: The other inputs of the detector's decoder.
 
         Returns:
-            dict: Inputs of the head: of N queries, or with ``targets`` of Nd + N queries, and
-            ``denoising`` and ``targets``, too.
+            dict: Inputs of the head: of N queries, or within :meth:`objects_known` of Nd + N
+            queries, and ``denoising`` and ``targets``, too.
         """
         decoder_inputs['query'] = query
+        targets = self._targets
         if targets is None:
             return super().forward_decoder(**decoder_inputs)
         denoising = self.denoising(targets, query.shape[1])
@@ -105,7 +115,11 @@ class DenoisingMixin:
         """The denoising queries under the names that ``forward_decoder`` has for the normal ones,
         each of shape (bs, Nd, ...).
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f'{type(self).__name__} must say how its decoder takes denoising queries: write its '
+            'method denoising_inputs(denoising), which returns their contents and references under '
+            'the names of the inputs of forward_decoder, as DNDETR.denoising_inputs does'
+        )
 
     @contextmanager
     def masked_self_attention(self, mask: Tensor) -> Iterator[None]:

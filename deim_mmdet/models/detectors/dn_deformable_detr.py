@@ -47,6 +47,7 @@ class DNDeformableDETR(DenoisingMixin, DeformableDETR):
     def _init_layers(self) -> None:
         decoder = self.decoder
         super()._init_layers()
+        # NOTE mmdet names the class of its decoder: that one was built for nothing
         self.decoder = DNDeformableDecoder(**decoder)
         self.query_embedding = nn.Embedding(self.num_queries, 4)  # logits of the anchors
         self.content_embedding = nn.Embedding(self.num_queries, self.embed_dims - 1)
@@ -63,8 +64,7 @@ class DNDeformableDETR(DenoisingMixin, DeformableDETR):
             reference_points=anchors.expand(batch_size, -1, -1),
             memory=memory,
         )
-        head_inputs = dict(enc_outputs_class=None, enc_outputs_coord=None)
-        return decoder_inputs, head_inputs if self.training else {}
+        return decoder_inputs, {}
 
     def denoising_inputs(self, denoising: DenoisingQueries) -> Dict[str, Tensor]:
         return dict(query=denoising.content, reference_points=denoising.references.sigmoid())

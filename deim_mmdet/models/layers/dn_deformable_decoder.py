@@ -8,15 +8,29 @@ from torch import Tensor, nn
 from .box_position_mlp import BoxPositionMLP
 from .mlp import MLP
 
+# Bound of a box, and of one minus a box, before its logit is taken; mmdet's is 1e-5.
+LOGIT_EPS = 1e-3
+
 
 class DNDeformableDecoder(DeformableDetrTransformerDecoder):
     """Decoder of DN-Deformable-DETR: that of Deformable DETR with the anchors of DAB-DETR.
 
     References are boxes, refined by every layer. The position of a query is made anew before each
     layer, from its box, and scaled from the second layer on by a function of its content.
+
+    Args:
+        args, kwargs: Arguments of mmdet's decoder; ``return_intermediate`` must be True.
+
+    Raises:
+        ValueError: ``return_intermediate`` is False.
     """
 
     def _init_layers(self) -> None:
+        if not self.return_intermediate:
+            raise ValueError(
+                'DNDeformableDecoder returns the outputs of all its layers, each is in the loss: '
+                f'return_intermediate must be True, got {self.return_intermediate}'
+            )
         super()._init_layers()
         self.ref_point_head = BoxPositionMLP(self.embed_dims)
         self.query_scale = MLP(self.embed_dims, self.embed_dims, self.embed_dims, num_layers=2)
@@ -59,7 +73,8 @@ class DNDeformableDecoder(DeformableDetrTransformerDecoder):
                 **kwargs,
             )
             offset = reg_branches[index](query)
-            reference_points = (offset + inverse_sigmoid(reference_points)).sigmoid().detach()
+            logits = offset + inverse_sigmoid(reference_points, LOGIT_EPS)
+            reference_points = logits.sigmoid().detach()
             states.append(query)
             references.append(reference_points)
         return torch.stack(states), torch.stack(references)

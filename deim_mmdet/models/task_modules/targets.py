@@ -1,6 +1,6 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import List, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ class BatchTargets:
     Args:
         labels (Tensor): Class of each object, shape (T,), long, in [0, num_classes - 1].
         boxes (Tensor): Normalised boxes, shape (T, 4), float32, ordered (cx, cy, w, h), in units
-            of the padded input, so that [0, 1] is what the model sees, padding included; in mmdet's
-            DETRs in units of the image, without its padding.
+            of the padded input, so that [0, 1] is what the model sees, padding included; from
+            :meth:`in_image_units` in units of the image, without its padding.
         batch_index (Tensor): Image of each object, shape (T,), long, ascending.
         slot_index (Tensor): Position of each object within its image, shape (T,), long.
         counts (list[int]): Number of objects of each image, kept on the host; sums to T.
@@ -33,7 +33,7 @@ class BatchTargets:
     def from_data_samples(
         cls,
         batch_data_samples: SampleList,
-        input_hw: Optional[Tuple[int, int]],
+        input_hw: Tuple[int, int],
         device: torch.device,
     ) -> 'BatchTargets':
         """Collect the ground truth of a batch. The data samples are not changed.
@@ -41,19 +41,21 @@ class BatchTargets:
         Args:
             batch_data_samples (list[DetDataSample]): With ``gt_instances.bboxes`` in pixels of the
                 input, ordered (x1, y1, x2, y2), and ``gt_instances.labels``.
-            input_hw (tuple[int, int], optional): Height and width of the input, padding included.
-                None: boxes are in units of their image without its padding, ``img_shape``.
+            input_hw (tuple[int, int]): Height and width of the input, padding included.
             device (torch.device): Where the targets are needed.
 
         Returns:
             BatchTargets: The objects of all images.
         """
-        instances = [sample.gt_instances for sample in batch_data_samples]
-        counts = [len(x.labels) for x in instances]
-        xyxy = torch.cat([get_box_tensor(x.bboxes).reshape(-1, 4) for x in instances]).to(device)
-        labels = torch.cat([x.labels.reshape(-1) for x in instances]).to(device)
-        if input_hw is not None:
-            return cls.from_flat(labels, _normalised_cxcywh(xyxy, *input_hw), counts)
+        labels, xyxy, counts = _collect(batch_data_samples, device)
+        return cls.from_flat(labels, _normalised_cxcywh(xyxy, *input_hw), counts)
+
+    @classmethod
+    def in_image_units(cls, batch_data_samples: SampleList, device: torch.device) -> 'BatchTargets':
+        """As :meth:`from_data_samples`, with boxes in units of their image without its padding,
+        ``img_shape``, as in mmdet's DETRs.
+        """
+        labels, xyxy, counts = _collect(batch_data_samples, device)
         images_hw = [sample.img_shape[:2] for sample in batch_data_samples]
         hw_of_objects = np.repeat(np.float32(images_hw), counts, axis=0).T  # (2, T)
         boxes = _normalised_cxcywh(xyxy, *torch.from_numpy(hw_of_objects.copy()).to(device))
@@ -102,6 +104,16 @@ class BatchTargets:
         labels[self.batch_index, self.slot_index] = self.labels
         boxes[self.batch_index, self.slot_index] = self.boxes
         return labels, boxes
+
+
+def _collect(
+    batch_data_samples: SampleList, device: torch.device
+) -> Tuple[Tensor, Tensor, List[int]]:
+    """Labels (T,), boxes (T, 4) as xyxy in pixels, and the number of objects of each image."""
+    instances = [sample.gt_instances for sample in batch_data_samples]
+    boxes = torch.cat([get_box_tensor(x.bboxes).reshape(-1, 4) for x in instances])
+    labels = torch.cat([x.labels.reshape(-1) for x in instances])
+    return labels.to(device), boxes.to(device), [len(x.labels) for x in instances]
 
 
 def _normalised_cxcywh(

@@ -46,17 +46,23 @@ def test_in_units_of_each_image():
         data_sample(torch.zeros(0, 4), [], img_shape=(1, 1)),
         data_sample(torch.tensor([[0.0, 50, 100, 200]]), [2], img_shape=(200, 100)),
     ]
-    targets = BatchTargets.from_data_samples(samples, None, torch.device('cpu'))
+    targets = BatchTargets.in_image_units(samples, torch.device('cpu'))
     assert targets.counts == [2, 0, 1]
     # (x1 + x2) / (2 * width), (y1 + y2) / (2 * height), width, height
     expected = [[0.15, 0.4, 0.1, 0.4], [0.5, 0.5, 1, 1], [0.5, 0.625, 1, 0.75]]
     torch.testing.assert_close(targets.boxes, torch.tensor(expected))
 
 
-@pytest.mark.parametrize('input_hw', [None, (32, 32)])
-def test_no_object_at_all(input_hw):
+@pytest.mark.parametrize(
+    'collect',
+    [
+        lambda samples, device: BatchTargets.from_data_samples(samples, (32, 32), device),
+        BatchTargets.in_image_units,
+    ],
+)
+def test_no_object_at_all(collect):
     samples = [data_sample(torch.zeros(0, 4), [], img_shape=(32, 32))] * 2
-    targets = BatchTargets.from_data_samples(samples, input_hw, torch.device('cpu'))
+    targets = collect(samples, torch.device('cpu'))
     assert targets.counts == [0, 0] and targets.max_count == 0
     assert targets.boxes.shape == (0, 4) and targets.labels.shape == (0,)
     labels, boxes = targets.padded(pad_label=80)
