@@ -1,6 +1,9 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
-from typing import Dict, Sequence, Union
+from typing import TYPE_CHECKING, Dict, Sequence, Union
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 AP_LABEL = 'COCO AP on the validation set'
 
@@ -63,9 +66,15 @@ def plot_matching_stability(
     figure.savefig(file)
 
 
-def draw_curves(axes, epochs: Sequence[int], curves: Dict[str, Sequence[float]]) -> None:
-    """Draw values over epochs, with the last one of each curve; arguments as for
-    :func:`plot_ap_curve`."""
+def draw_curves(axes: 'Axes', epochs: Sequence[int], curves: Dict[str, Sequence[float]]) -> None:
+    """Draw values over epochs, and write the last one of each curve next to it.
+
+    Args:
+        axes (matplotlib.axes.Axes): Where to draw; its limits and label of the epochs are set.
+        epochs (Sequence[int]): Epochs of the values.
+        curves (dict[str, Sequence[float]]): Values for each name, one per epoch; NaN where there
+            is none.
+    """
     for name, values in curves.items():
         (line,) = axes.plot(epochs, values, marker='o', markersize=4, label=name)
         known = [(epoch, value) for epoch, value in zip(epochs, values) if value == value]
