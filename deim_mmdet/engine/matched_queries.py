@@ -23,10 +23,18 @@ def check_has_queries(detector: nn.Module) -> None:
         detector (nn.Module): The detector.
 
     Raises:
-        TypeError: If it is neither of the family of :class:`RTDETR` nor a DETR of mmdet.
+        TypeError: If it is neither of the family of :class:`RTDETR` nor a DETR of mmdet, or reads
+            its classes from text.
     """
+    if hasattr(detector, 'language_model'):
+        raise TypeError(
+            'matchings are compared between queries that score a fixed list of classes, but '
+            f'{type(detector).__name__} scores the words of a text; remove MatchingStabilityHook '
+            'from its config'
+        )
     has_assigner = hasattr(getattr(detector, 'bbox_head', None), 'assigner')
-    if isinstance(detector, RTDETR) or isinstance(detector, DetectionTransformer) and has_assigner:
+    is_detr = isinstance(detector, DetectionTransformer) and has_assigner
+    if isinstance(detector, RTDETR) or is_detr:
         return
     raise TypeError(
         'only a detector that matches queries and objects one to one has a matching that can be '
@@ -102,8 +110,17 @@ def _of_mmdet(
 def _predict(
     detector: DetectionTransformer, batch_inputs: Tensor, batch_data_samples: SampleList
 ) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
-    """Class logits (bs, N, C) and boxes (bs, N, 4) of the final layer; if queries are selected, the
-    token (bs, N) of each."""
+    """Predictions of the final layer.
+
+    Args:
+        detector (DetectionTransformer): In evaluation mode.
+        batch_inputs (Tensor): Images, shape (bs, 3, H, W).
+        batch_data_samples (list[DetDataSample]): With the metainfo of the images.
+
+    Returns:
+        tuple: Class logits, shape (bs, N, C); boxes as cxcywh in units of the image, shape
+        (bs, N, 4); and if queries are selected, the token of each, shape (bs, N), else None.
+    """
     features = detector.extract_feat(batch_inputs)
     encoder_inputs, decoder_inputs = detector.pre_transformer(features, batch_data_samples)
     encoded = detector.forward_encoder(**encoder_inputs)

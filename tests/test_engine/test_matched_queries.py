@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.models.detectors import GroundingDINO
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -154,3 +155,12 @@ def test_detectors_without_queries():
     model = MODELS.build(Config.fromfile(CONFIGS / 'yolov8/yolov8_atto_digits.py').model)
     with pytest.raises(TypeError, match='Got YOLOv8; remove MatchingStabilityHook'):
         check_has_queries(model)
+
+
+def test_detectors_that_read_their_classes_from_text():
+    detector = GroundingDINO.__new__(GroundingDINO)  # without its language model, a download
+    torch.nn.Module.__init__(detector)
+    detector.language_model, detector.bbox_head = torch.nn.Identity(), torch.nn.Identity()
+    detector.bbox_head.assigner = None
+    with pytest.raises(TypeError, match='GroundingDINO scores the words of a text; remove'):
+        check_has_queries(detector)
