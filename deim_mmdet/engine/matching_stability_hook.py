@@ -57,7 +57,8 @@ class MatchingStabilityHook(Hook):
     Raises:
         ValueError: If an argument is out of its range, there are no images with objects, or they
             are changed in another way than by resizing.
-        TypeError: If the detector has no queries, or the training loop does not count epochs.
+        TypeError: If the detector has no queries or reads its classes from text, or the training
+            loop does not count epochs.
     """
 
     def __init__(
@@ -72,10 +73,11 @@ class MatchingStabilityHook(Hook):
         self.interval = interval
         self.dataloader = dataloader
         self.history: List[dict] = []
-        self._last: Optional[dict] = None  # epoch, counts of the images, query of each object
+        # epoch (int), objects of each image and query of each object (lists of int)
+        self._last: Optional[dict] = None
 
     def before_train(self, runner: Runner) -> None:
-        """Checks model and data, and takes up the history of a resumed run.
+        """Checks model and data with one batch, and takes up the history of a resumed run.
 
         Args:
             runner (Runner): The runner.
@@ -85,8 +87,11 @@ class MatchingStabilityHook(Hook):
                 'MatchingStabilityHook compares epochs and needs an EpochBasedTrainLoop, but got '
                 f'{type(runner.train_loop).__name__}'
             )
-        check_has_queries(_unwrapped(runner.model))
+        model = _unwrapped(runner.model)
+        check_has_queries(model)
         self._images = FixedImages(self._loader(runner), self.num_images)
+        with _preserved_random_state(), _evaluating(model):
+            self._images.check(model)
         state = runner.message_hub.runtime_info.get(STATE_KEY, {})
         self.history = list(state.get('history', []))
         self._last = state.get('last')
@@ -117,7 +122,8 @@ class MatchingStabilityHook(Hook):
         seconds = time.monotonic() - begin
         cost = f'{seconds:.1f} s, {seconds / max(begin - self._begin, 1e-9):.1%} of the epoch'
 
-        last, self._last = self._last, dict(epoch=epoch, counts=counts, queries=current)
+        # NOTE no tensor: a resumed run loads those of its checkpoint onto the GPU
+        last, self._last = self._last, dict(epoch=epoch, counts=counts, queries=current.tolist())
         if last is None:
             runner.logger.info(f'Matched {len(current)} objects, {cost}')
         elif last['counts'] != counts:
@@ -126,10 +132,11 @@ class MatchingStabilityHook(Hook):
                 'begins anew'
             )
         else:
+            previous = torch.tensor(last['queries'])
             entry = dict(
                 epoch=epoch,
-                instability=instability(last['queries'], current),
-                published_instability=published_instability(last['queries'], current, counts),
+                instability=instability(previous, current),
+                published_instability=published_instability(previous, current, counts),
             )
             self.history.append(entry)
             runner.logger.info(
@@ -240,18 +247,25 @@ class FixedImages:
             generator=torch.Generator(),  # the global one belongs to the training
         )
 
+    def check(self, detector: nn.Module) -> None:
+        """Matches the first batch of this rank, so that what cannot work fails at once."""
+        for images in self.own_batches[:1]:
+            self._match_batch(detector, images, pseudo_collate([self.dataset[i] for i in images]))
+
     def match(self, detector: nn.Module) -> List[Tensor]:
         """:func:`matched_queries` of all images, of all ranks, in the order of the data set."""
         found = {}
         for images, batch in zip(self.own_batches, self.loader):
-            for i, sample in zip(images, batch['data_samples']):
-                sample.gt_instances = self._in_input(*self.objects[i], sample.metainfo)
-            batch = detector.data_preprocessor(batch, training=False)
-            queries = matched_queries(detector, batch['inputs'], batch['data_samples'])
-            found.update(zip(images, queries))
+            found.update(zip(images, self._match_batch(detector, images, batch)))
         for others in all_gather_object(found):
             found.update(others)
         return [found[i] for i in self.objects]
+
+    def _match_batch(self, detector: nn.Module, images: List[int], batch: dict) -> List[Tensor]:
+        for i, sample in zip(images, batch['data_samples']):
+            sample.gt_instances = self._in_input(*self.objects[i], sample.metainfo)
+        batch = detector.data_preprocessor(batch, training=False)
+        return matched_queries(detector, batch['inputs'], batch['data_samples'])
 
     def _objects_of(self, index: int) -> Tuple[np.ndarray, np.ndarray]:
         """Boxes (T, 4) as xyxy in pixels of the original image, and labels (T,)."""
@@ -297,8 +311,10 @@ def _evaluating(model: nn.Module):
 def _preserved_random_state():
     """Whatever is drawn inside, outside the next random numbers are the same."""
     of_numpy, of_python = np.random.get_state(), random.getstate()
+    # the GPUs of the other ranks are left alone
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices):
             yield
     finally:
         np.random.set_state(of_numpy)
