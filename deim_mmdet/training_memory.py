@@ -9,10 +9,12 @@ less by what these parts keep in full training, and by their gradients and optim
 import copy
 import multiprocessing
 import os
+import re
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 from weakref import WeakSet
 
@@ -229,10 +231,19 @@ class PeakMeter:
         """Bytes."""
         if self.device.type == 'cuda':
             return torch.cuda.max_memory_allocated(self.device) - self.before
-        import resource  # not on Windows
+        return peak_of_process() - self.before
 
-        unit = 1 if sys.platform == 'darwin' else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - self.before
+
+def peak_of_process() -> int:
+    """Most memory that this process has held, in bytes."""
+    status = Path('/proc/self/status')
+    if status.exists():
+        # NOTE not getrusage: on Linux its peak includes what the parent held when it forked
+        return 1024 * int(re.search(r'VmHWM:\s*(\d+) kB', status.read_text())[1])
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def build_model(model_cfg: dict) -> nn.Module:
