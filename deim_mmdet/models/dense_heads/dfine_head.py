@@ -6,7 +6,8 @@ from mmdet.registry import MODELS
 from mmdet.utils import ConfigType
 from torch import Tensor
 
-from deim_mmdet.models.dense_heads.rtdetr_head import Assignment, RTDETRHead, mean_over_ranks
+from deim_mmdet.models.dense_heads.rtdetr_head import Assignment, RTDETRHead
+from deim_mmdet.models.dense_heads.stacked_losses import mean_over_ranks
 from deim_mmdet.models.layers.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
 from deim_mmdet.models.task_modules.targets import BatchTargets
