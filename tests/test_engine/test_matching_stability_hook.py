@@ -80,7 +80,8 @@ def make_config(work_dir, data_root: str) -> Config:
     cfg.randomness = dict(seed=0)
     cfg.work_dir = str(work_dir)
     cfg.log_level = 'INFO'
-    cfg.experiment_name = f'stability_{work_dir.name}'
+    # one of each name in a process
+    cfg.experiment_name = cfg.visualizer.name = f'stability_{work_dir.name}'
     return cfg
 
 
@@ -277,6 +278,7 @@ def match_all(data_root: str) -> list:
     loader.dataset.update(data_root=data_root, options=OPTIONS)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).eval()
+    model.init_weights()  # mmdet leaves the embedding of levels as the memory happens to be
     images = FixedImages(Runner.build_dataloader(loader, seed=0), num_images=100)
     with torch.no_grad():
         return [queries.tolist() for queries in images.match(model)]
