@@ -64,6 +64,10 @@ def set_epochs(cfg: Config, epochs: int) -> Config:
                 hook[name] = tuple(at(epoch) for epoch in hook[name])
         if hook['type'] == 'TwoStageEndHook' and hook['begin']:
             hook['begin'] = max(1, at(hook['begin']))  # a first stage, to go back to
+        if hook['type'] == 'StagedFreezeHook':
+            hook['begin'] = at(hook.get('begin', 0))
+            if hook.get('end') is not None:
+                hook['end'] = max(hook['begin'] + 1, at(hook['end']))
         if hook['type'] == 'EMAHook' and hook.get('begin_epoch'):
             hook['begin_epoch'] = first(hook['begin_epoch'])
         if hook['type'] == 'PipelineSwitchHook':

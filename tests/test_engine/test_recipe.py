@@ -44,6 +44,17 @@ def test_everything_that_counts_in_epochs_follows():
     assert set_epochs(cfg, 160).pretty_text == before
 
 
+@pytest.mark.parametrize(
+    ('before', 'epochs', 'after'),
+    [((24, 48), 10, (2, 5)), ((0, None), 10, (0, None)), ((24, 25), 10, (2, 3))],
+)
+def test_freezing_keeps_its_share_of_the_run(before, epochs, after):
+    hook = dict(type='StagedFreezeHook', parts=['backbone'], begin=before[0], end=before[1])
+    cfg = Config(dict(train_cfg=dict(max_epochs=96), custom_hooks=[hook]))
+    new = set_epochs(cfg, epochs).custom_hooks[0]
+    assert (new.begin, new.end) == after
+
+
 def test_schedules_of_mmdet():
     cfg = Config(
         dict(

@@ -375,6 +375,20 @@ def test_without_denoising_it_is_mmdets_detector(name):
     assert all(torch.equal(a, b) for a, b in zip(found, wanted))
 
 
+@pytest.mark.parametrize('name', [n for n in PLUG_INS if n != 'dn_deformable'])
+def test_weights_without_denoising_give_the_same_outputs(name):
+    state = build(name, denoising=None).state_dict()
+    model = build(name)
+    missing, _ = model.load_state_dict(state, strict=False)
+    assert all(key.startswith('denoising.') or 'position' in key for key in missing), missing
+    without = build(name, denoising=None)
+    without.load_state_dict(state)
+    samples = data_samples((2, 3), HW, NUM_CLASSES)
+    with torch.no_grad():
+        found, wanted = (m.eval()._forward(images(), samples) for m in (model, without))
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted))
+
+
 def without_argument(init, name):
     def call(self, *args, **kwargs):
         kwargs.pop(name, None)

@@ -44,6 +44,7 @@ class DenoisingMixin:
         super().__init__(*args, **kwargs)
         self._register_load_state_dict_pre_hook(fit_weights, with_module=True)
         self._register_load_state_dict_pre_hook(refuse_to_drop_content, with_module=True)
+        self._register_load_state_dict_pre_hook(begin_without_content, with_module=True)
         self.denoising = None
         self._targets = None  # objects of the batch, while a loss is computed
         if denoising is None:
@@ -158,3 +159,14 @@ def refuse_to_drop_content(module: DenoisingMixin, state_dict: Dict, prefix: str
             'also in evaluation, and this model has denoising=None. Set '
             "model.denoising=dict(type='DenoisingQueryGenerator'), or take weights without it."
         )
+
+
+@torch.no_grad()
+def begin_without_content(module: DenoisingMixin, state_dict: Dict, prefix: str, *args) -> None:
+    """Let weights of the detector without denoising give its outputs: the content of the normal
+    queries, which they do not have, begins at 0."""
+    key = f'{prefix}denoising.label_embedding.weight'
+    is_detector = any(name.startswith(f'{prefix}decoder.') for name in state_dict)
+    if module.denoising is None or module.has_content or key in state_dict or not is_detector:
+        return
+    module.denoising.label_embedding.weight[module.denoising.num_classes] = 0
