@@ -6,9 +6,9 @@
     python tools/convert_weights.py work_dirs/mine/epoch_12.pth mine_hf --to transformers \\
         --config work_dirs/mine/mine.py
 
-Reads checkpoints of DEIM, D-FINE, RT-DETRv2, RT-DETR, DEYO and YOLOv8, and folders (or .safetensors
-files) of Hugging Face transformers with D-FINE, RT-DETRv2 or RT-DETR. Family and size are found
-from the weights: the report names the configs that fit. The result is for `load_from`,
+Reads checkpoints of DEIM, D-FINE, RT-DETRv2, RT-DETR, DN-DETR, DEYO and YOLOv8, and folders (or
+.safetensors files) of Hugging Face transformers with D-FINE, RT-DETRv2 or RT-DETR. Family and size
+are found from the weights: the report names the configs that fit. The result is for `load_from`,
 `init_detector` and `DetInferencer`, which take published .pth files as they are, too. Of a .pt file
 that holds a whole pickled model, as YOLOv8's do, the tensors alone are read; nothing in it is run.
 """
