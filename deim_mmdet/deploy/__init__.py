@@ -1,12 +1,13 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """Export of trained detectors, and what runs the result.
 
-The only place that imports onnx and ONNX Runtime. :class:`Detector` needs neither PyTorch nor
-mmdet; the rest is imported when it is asked for.
+The only place that imports onnx, ONNX Runtime, OpenVINO and TensorRT. :class:`Detector` needs
+neither PyTorch nor mmdet; the rest is imported when it is asked for.
 """
 
 from .detector import Detections, Detector
 from .metadata import Metadata
+from .runners import open_runner
 
 # name -> module; these import PyTorch and onnx
 _LAZY = {
@@ -20,7 +21,7 @@ _LAZY = {
     'raw_predictions': 'end_to_end',
 }
 
-__all__ = ['Detections', 'Detector', 'Metadata', *_LAZY]
+__all__ = ['Detections', 'Detector', 'Metadata', 'open_runner', *_LAZY]
 
 
 def __getattr__(name):

@@ -1,13 +1,12 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""Runs an exported file. Needs NumPy, Pillow and ONNX Runtime; neither PyTorch nor mmdet."""
+"""Boxes from images. Needs NumPy, Pillow and what runs the file; neither PyTorch nor mmdet."""
 
 import os
-from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from .metadata import KEY, Metadata
+from .runners import open_runner
 
 Image = Union[np.ndarray, str, os.PathLike]
 COLORS = (
@@ -36,17 +35,19 @@ class Detector:
     Images are prepared as the config that was exported does it.
 
     Args:
-        path (str | PathLike): The ONNX file.
+        path (str | PathLike): The file: .onnx, OpenVINO's .xml, or TensorRT's .engine.
         score_threshold (float, optional): Detections below it are left out; None: the file's.
         hw (tuple[int, int], optional): Size that images are resized to, of a file of dynamic size.
-        threads (int, optional): Threads of ONNX Runtime; None lets it choose.
-        providers (Sequence[str]): Execution providers of ONNX Runtime. Defaults to the CPU.
+        threads (int, optional): Threads of the CPU; None lets the backend choose.
+        backend (str, optional): 'onnxruntime', 'openvino' or 'tensorrt', see :func:`open_runner`.
+            Defaults to None: by the ending of the file.
+        options: Those of the backend: ``providers`` of ONNX Runtime, ``device`` of OpenVINO, ...
 
     Raises:
         FileNotFoundError: There is no such file.
-        ImportError: ONNX Runtime is missing.
-        ValueError: No ONNX file, or none that ``tools/export.py`` of this version reads; ``hw`` for
-            a file of static size.
+        ImportError: The backend is missing.
+        ValueError: No file of that backend, or none that ``tools/export.py`` of this version wrote;
+            ``hw`` for a file of static size.
     """
 
     def __init__(
@@ -55,11 +56,11 @@ class Detector:
         score_threshold: Optional[float] = None,
         hw: Optional[Tuple[int, int]] = None,
         threads: Optional[int] = None,
-        providers: Sequence[str] = ('CPUExecutionProvider',),
+        backend: Optional[str] = None,
+        **options,
     ) -> None:
-        self.session = _open_session(path, threads, providers)
-        text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
-        self.metadata = Metadata.from_json(text, str(path))
+        self.runner = open_runner(path, backend, threads, **options)
+        self.metadata = self.runner.metadata
         self.classes = self.metadata.classes
         if hw is not None and tuple(hw) != self.metadata.hw and not self.metadata.dynamic_size:
             raise ValueError(
@@ -137,7 +138,7 @@ class Detector:
         feeds = dict(images=np.stack(inputs + inputs[-1:] * missing))
         if self.metadata.original_size:
             feeds['original_hw'] = np.array(sizes + sizes[-1:] * missing, np.float32)
-        outputs = self.session.run(['boxes', 'scores', 'labels'], feeds)
+        outputs = self.runner.run(feeds)
         if self.metadata.original_size:
             scales = [(1.0, 1.0)] * len(images)
         return [
@@ -224,7 +225,7 @@ def resize(
                 PillowImage.fromarray(image).resize((new_w, new_h), PillowImage.BILINEAR)
             )
         else:
-            cv2 = _import('cv2', 'opencv-python-headless')
+            cv2 = _import_cv2()
             image = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
     return image, (new_w / width, new_h / height)
 
@@ -255,35 +256,15 @@ def suppress(boxes: np.ndarray, labels: np.ndarray, iou: float) -> np.ndarray:
     return np.array(kept, np.int64)
 
 
-def _open_session(path, threads, providers):
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'{path}: no such file')
-    onnxruntime = _import('onnxruntime', 'onnxruntime')
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
-    if missing:
-        raise ValueError(
-            f'this build of ONNX Runtime has no {", ".join(missing)}, but '
-            f'{", ".join(onnxruntime.get_available_providers())}'
-        )
+def _import_cv2():
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
-    except Exception as error:  # ONNX Runtime has a class of its own for each kind of failure
-        raise ValueError(f'{path} is no ONNX file that ONNX Runtime can run: {error}') from None
-
-
-def _import(module: str, distribution: str):
-    import importlib
-
-    try:
-        return importlib.import_module(module)
+        import cv2
     except ImportError:
         raise ImportError(
-            f"{module} is missing: pip install {distribution}, or pip install 'deim_mmdet[deploy]'"
+            'cv2 is missing, which the images of this model are resized with: '
+            'pip install opencv-python-headless'
         ) from None
+    return cv2
 
 
 def _size(hw) -> str:

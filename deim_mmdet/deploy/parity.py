@@ -65,7 +65,7 @@ def compare_with_pytorch(
             feeds['original_hw'] = np.float32([image.shape[:2]] * len(batch))
         with torch.no_grad():
             expected = module(*(torch.from_numpy(v).to(device) for v in feeds.values()))
-        actual = exported.session.run(['boxes', 'scores', 'labels'], feeds)
+        actual = exported.runner.run(feeds)
         expected = [value[0].cpu().numpy() for value in expected]
         found.append(compare(expected, [value[0] for value in actual]))
     return Difference(

@@ -1,0 +1,69 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import os
+from typing import Dict, List, Optional, Union
+
+import numpy as np
+
+from ..metadata import KEY, Metadata
+from .runner import OUTPUTS, Runner, import_backend
+
+
+class OpenVINORunner(Runner):
+    """OpenVINO, one image after the other as fast as possible (its latency hint).
+
+    Args:
+        path (str | PathLike): OpenVINO's own format (.xml with the .bin beside it), or ONNX.
+        threads (int, optional): Threads of the CPU; None lets OpenVINO choose.
+        device (str): Device of OpenVINO. Defaults to 'CPU'.
+        inference_precision (str): What devices compute floats in. Defaults to 'f32', since by
+            themselves they take bfloat16 or float16 for all of the graph where that is faster, and
+            box coordinates have not enough bits in that.
+
+    Raises:
+        ImportError: OpenVINO is missing.
+        ValueError: No such file, or none that ``tools/export.py`` of this version wrote; a device
+            that is not there.
+    """
+
+    def __init__(
+        self,
+        path: Union[str, os.PathLike],
+        threads: Optional[int] = None,
+        device: str = 'CPU',
+        inference_precision: str = 'f32',
+    ) -> None:
+        openvino = import_backend('openvino')
+        core = openvino.Core()
+        try:
+            model = core.read_model(str(path))
+        except Exception as error:  # RuntimeError, or another for each front end
+            raise ValueError(
+                f'{path} is no file that OpenVINO can read (an .xml needs the .bin of the same '
+                f'name beside it): {error}'
+            ) from None
+        self.metadata = Metadata.from_json(read_metadata(model), str(path))
+        config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': inference_precision}
+        if threads is not None:
+            config['INFERENCE_NUM_THREADS'] = threads
+        try:
+            compiled = core.compile_model(model, device, config)
+        except RuntimeError as error:
+            raise ValueError(
+                f'OpenVINO cannot run {path} on {device} (it has '
+                f'{", ".join(core.available_devices) or "no device"}): {error}'
+            ) from None
+        self.request = compiled.create_infer_request()
+        self.name = f'OpenVINO {openvino.__version__.split("-")[0]}'
+
+    def run(self, feeds: Dict[str, np.ndarray]) -> List[np.ndarray]:
+        # inputs are read where they lie; results are copies
+        found = self.request.infer(feeds, share_inputs=True)
+        return [found[name] for name in OUTPUTS]
+
+
+def read_metadata(model) -> Optional[str]:
+    """What ``tools/export.py`` left in a model, which OpenVINO keeps elsewhere if it was ONNX."""
+    for keys in ([KEY], ['framework', KEY]):
+        if model.has_rt_info(keys):
+            return model.get_rt_info(keys).astype(str)
+    return None

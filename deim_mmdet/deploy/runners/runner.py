@@ -1,0 +1,50 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from abc import ABC, abstractmethod
+from importlib import import_module
+from types import ModuleType
+from typing import Dict, List
+
+import numpy as np
+
+from ..metadata import Metadata
+
+OUTPUTS = ('boxes', 'scores', 'labels')
+
+
+class Runner(ABC):
+    """Runs an exported file.
+
+    Attributes:
+        metadata (Metadata): What the file says about itself.
+        name (str): Backend and its version, as 'ONNX Runtime 1.22.1'.
+    """
+
+    metadata: Metadata
+    name: str
+
+    @abstractmethod
+    def run(self, feeds: Dict[str, np.ndarray]) -> List[np.ndarray]:
+        """Run the graph once.
+
+        Args:
+            feeds (dict[str, ndarray]): ``images`` and, where the file was exported so,
+                ``original_hw``, of the types and shapes of its inputs.
+
+        Returns:
+            list[ndarray]: ``boxes``, shape (bs, K, 4), float32; ``scores``, shape (bs, K), float32;
+            ``labels``, shape (bs, K), int64. They stay as they are in later runs.
+        """
+
+
+def import_backend(module: str, extra: str = 'deploy') -> ModuleType:
+    """A module that not everyone has.
+
+    Raises:
+        ImportError: It is missing; the message names the extra that has it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            raise ImportError(f"{module} is missing: pip install 'deim_mmdet[{extra}]'") from None
+        raise  # it is there, and broken: that says why
