@@ -1,5 +1,6 @@
 # make demo       train DEIM on the embedded data set, evaluate it and draw its predictions
 # make demo-deyo  train DEYO step by step, and at once from scratch, and compare them
+# make deploy     install what export needs: ONNX, ONNX Runtime, OpenVINO, TensorRT for RTX, mmdeploy
 # make test       run the tests
 # make lint       check style
 #
@@ -9,8 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+INSTALLED_DEPLOY := $(VENV)/installed-deploy
 
-.PHONY: demo demo-deyo test lint format install clean
+.PHONY: demo demo-deyo deploy test lint format install clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py
@@ -18,8 +20,11 @@ demo: $(INSTALLED)
 demo-deyo: $(INSTALLED)
 	$(BIN)/python tools/demo_deyo.py
 
-test: $(INSTALLED)
-	$(BIN)/python -m pytest tests -m 'not slow' -q --timeout 300
+deploy: $(INSTALLED_DEPLOY)
+
+# Two processes of one thread each are faster than one of two.
+test: $(INSTALLED_DEPLOY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m 'not slow' -q --timeout 300 -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -39,6 +44,10 @@ $(INSTALLED): requirements.txt setup.py
 	$(BIN)/python -m pip install --no-build-isolation --no-deps -e .
 	$(BIN)/python -c 'import cv2' || $(BIN)/python -m pip install --force-reinstall --no-deps \
 	  "opencv-python-headless$$(sed -n 's/^opencv-python\(==.*\)/\1/p' requirements.txt)"
+	touch $@
+
+$(INSTALLED_DEPLOY): $(INSTALLED) requirements-deploy.txt
+	$(BIN)/python -m pip install -r requirements-deploy.txt
 	touch $@
 
 clean:

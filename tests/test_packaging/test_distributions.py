@@ -97,12 +97,14 @@ def test_requirements_are_exact():
 
 @pytest.mark.skipif(shutil.which('make') is None, reason='make is not installed')
 def test_second_make_has_nothing_to_install(tmp_path):
-    for name in ('Makefile', 'requirements.txt', 'setup.py'):
+    for name in ('Makefile', 'requirements.txt', 'requirements-deploy.txt', 'setup.py'):
         shutil.copy(ROOT / name, tmp_path)
     make = ['make', '--dry-run', 'test']
     first = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True).stdout
     assert 'pip install -r requirements.txt' in first
+    assert 'pip install -r requirements-deploy.txt' in first
     (tmp_path / '.venv').mkdir()
     (tmp_path / '.venv' / 'installed').touch()
+    (tmp_path / '.venv' / 'installed-deploy').touch()
     second = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True).stdout
     assert 'pip' not in second and "pytest tests -m 'not slow'" in second
