@@ -4,6 +4,8 @@
     python tools/export.py CONFIG CHECKPOINT
     python tools/export.py CONFIG CHECKPOINT --fp16 --dynamic-batch --out deim_fp16.onnx
     python tools/export.py CONFIG CHECKPOINT --input uint8 --layout nhwc --channels bgr --resize
+    python tools/export.py CONFIG CHECKPOINT --backend openvino
+    python tools/export.py CONFIG CHECKPOINT --backend tensorrt --fp16 --compute-capability 7.5
 
 The whole way from the image to boxes, scores and labels is inside the graph, in standard ONNX
 operators. The file says how images are prepared for it; deim_mmdet.deploy.Detector reads that.
@@ -12,8 +14,11 @@ Nothing is written unless PyTorch and the file agree on a sample image.
 
 import argparse
 import os
+import shutil
 import sys
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +26,15 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
 import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
-from deim_mmdet.convert.new_output import refuse_to_lose
+from deim_mmdet.convert.new_output import new_outputs, refuse_to_lose
 from deim_mmdet.datasets import digits_in_scenes
 
-BACKENDS = ('onnxruntime', 'tensorrt', 'openvino')
+# backend -> endings of its files, first the one that is opened
+ENDINGS = {
+    'onnxruntime': ['.onnx'],
+    'openvino': ['.xml', '.bin'],
+    'tensorrt': ['.engine', '.engine.json'],
+}
 # Largest accepted differences: pixels of a side and of a score.
 TOLERANCES = {'float32': (0.1, 1e-4), 'float16': (1.0, 1e-2)}
 
@@ -35,10 +45,26 @@ def parse_args(args=None):
     )
     parser.add_argument('config', help='config of the detector')
     parser.add_argument('checkpoint', help='its weights, of a run here or published')
-    parser.add_argument('--backend', choices=BACKENDS, default='onnxruntime', help='what runs it')
-    parser.add_argument('--out', help='new file; defaults to CHECKPOINT with the ending .onnx')
-    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
-    parser.add_argument('--fp16', action='store_true', help='a strongly typed float16 graph')
+    parser.add_argument('--backend', choices=ENDINGS, default='onnxruntime', help='what runs it')
+    parser.add_argument(
+        '--out',
+        help='new file; defaults to CHECKPOINT with the ending .onnx, .xml (openvino, which writes '
+        'a .bin as well) or .engine (tensorrt, a .engine.json as well)',
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace existing files')
+    parser.add_argument(
+        '--fp16',
+        action='store_true',
+        help='a strongly typed float16 graph; with openvino, weights in float16',
+    )
+    parser.add_argument('--int8', action='store_true', help='quantised by the calibration images')
+    parser.add_argument('--calibration-images', metavar='FOLDER', help='images like those to come')
+    parser.add_argument(
+        '--compute-capability',
+        nargs='+',
+        metavar='X.Y',
+        help='tensorrt: GPUs to build for, 7.5 is the T4; defaults to the one at hand',
+    )
     parser.add_argument(
         '--hw',
         nargs=2,
@@ -87,8 +113,6 @@ def parse_args(args=None):
 
 def main(args=None) -> None:
     args = parse_args(args)
-    if args.backend != 'onnxruntime':
-        raise SystemExit(f'error: --backend {args.backend} is not supported yet; onnxruntime is')
     try:
         run(args)
     except (ImportError, OSError, TypeError, ValueError) as error:
@@ -109,8 +133,9 @@ def run(args) -> None:
         export_onnx,
     )
 
-    out = Path(args.out or Path(args.checkpoint).with_suffix('.onnx'))
-    refuse_to_lose(out, args.overwrite, args.checkpoint)
+    if args.int8 and not args.calibration_images:
+        raise ValueError('--int8 needs --calibration-images FOLDER')
+    out = output_path(args)
     if not os.path.isfile(args.checkpoint):
         raise FileNotFoundError(f'{args.checkpoint}: no such file')
     config = Config.fromfile(args.config)
@@ -121,12 +146,14 @@ def run(args) -> None:
         ),
         batch_size=None if args.dynamic_batch else args.batch_size,
         dynamic_size=args.dynamic_size,
-        half=args.fp16,
+        half=args.fp16 and args.backend != 'openvino',
         opset=args.opset,
     )
     MMLogger.get_instance('mmengine', log_level='WARNING')
     detector = init_detector(config, args.checkpoint, device='cpu', cfg_options=args.cfg_options)
     metadata = describe(detector, config, options, score_threshold=args.score_threshold)
+    if args.fp16:
+        metadata = replace(metadata, precision='float16')
     images, source = sample_images(args.image, config, options.hw)
     box, score = args.tolerance or TOLERANCES[metadata.precision]
 
@@ -141,13 +168,75 @@ def run(args) -> None:
             )
 
     start = time.monotonic()
-    model = export_onnx(detector, out, options, metadata, check, args.overwrite)
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch, 'model.onnx')
+        model = export_onnx(detector, graph, options, metadata)
+        if args.int8:
+            graph = quantize_graph(graph, args)
+        WRITERS[args.backend](graph, out, args, check)
+    sizes = ', '.join(
+        f'{path.name} {path.stat().st_size / 1e6:.1f} MB' for path in files_of(out, args.backend)
+    )
     print(
-        f'{out}: {len(model.graph.node)} nodes, {out.stat().st_size / 1e6:.1f} MB, '
-        f'{metadata.precision}, opset {options.opset}, {time.monotonic() - start:.0f} s'
+        f'{out}: {len(model.graph.node)} nodes, {metadata.precision}, opset {options.opset}, '
+        f'{time.monotonic() - start:.0f} s ({sizes})'
     )
     for value in (*model.graph.input, *model.graph.output):
         print(f'  {describe_tensor(value)}')
+
+
+def output_path(args) -> Path:
+    """The file to write; refuses what would be lost, before the work begins."""
+    ending = ENDINGS[args.backend][0]
+    out = Path(args.out or Path(args.checkpoint).with_suffix(ending))
+    for path in {out, *files_of(out, args.backend)}:
+        refuse_to_lose(path, args.overwrite, args.checkpoint)
+    if out.suffix != ending:
+        raise ValueError(f'--backend {args.backend} writes files *{ending}, got {out}')
+    return out
+
+
+def files_of(out: Path, backend: str) -> list:
+    """All files that a backend writes."""
+    return [out.with_suffix(ending) for ending in ENDINGS[backend]]
+
+
+def write_onnxruntime(graph: Path, out: Path, args, check) -> None:
+    check(graph)
+    with new_outputs([out], args.overwrite) as new:
+        shutil.copyfile(graph, new[0])
+
+
+def write_openvino(graph: Path, out: Path, args, check) -> None:
+    from deim_mmdet.deploy import export_openvino
+
+    export_openvino(graph, out, args.fp16, check, args.overwrite)
+
+
+def write_tensorrt(graph: Path, out: Path, args, check) -> None:
+    from deim_mmdet.deploy.tensorrt_engine import build_engine
+
+    check(graph)  # an engine cannot be run where there is no GPU of its kind
+    build_engine(graph, out, args.compute_capability, overwrite=args.overwrite)
+
+
+WRITERS = {
+    'onnxruntime': write_onnxruntime,
+    'openvino': write_openvino,
+    'tensorrt': write_tensorrt,
+}
+
+
+def quantize_graph(graph: Path, args) -> Path:
+    """The graph with eight-bit integers in its convolutions and products."""
+    from deim_mmdet.deploy import Detector
+    from deim_mmdet.deploy.quantize import quantize
+
+    detector = Detector(graph)
+    images = sorted(path for path in Path(args.calibration_images).iterdir() if path.is_file())
+    out = graph.with_name('int8.onnx')
+    quantize(graph, out, (detector.feeds([path])[0] for path in images))
+    return out
 
 
 def sample_images(paths, config: Config, hw, count: int = 4):

@@ -4,7 +4,7 @@ from .configs import describe_configs, fitting_configs
 from .families import FAMILIES
 from .family import Family, PublishedForm
 from .mmdet_checkpoint import check_class_names, to_mmdet_checkpoint, to_official_checkpoint
-from .new_output import new_output
+from .new_output import new_output, new_outputs
 from .pytorch_file import load_weights_only
 from .state_dict import (
     ConversionReport,
@@ -28,6 +28,7 @@ __all__ = [
     'is_published',
     'load_weights_only',
     'new_output',
+    'new_outputs',
     'published_weights',
     'read_published',
     'revert_state_dict',

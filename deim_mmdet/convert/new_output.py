@@ -3,7 +3,7 @@ import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Optional, Union
+from typing import Iterator, List, Optional, Sequence, Union
 
 PathLike = Union[str, os.PathLike]
 
@@ -37,10 +37,7 @@ def new_output(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f'.{target.name}.') as hidden:
         new, old = Path(hidden, 'new'), Path(hidden, 'old')
         yield new
-        for path in [new, *new.rglob('*')]:
-            if path.is_file():
-                with open(path, 'rb+') as file:
-                    os.fsync(file.fileno())
+        _flush([new, *new.rglob('*')])
         if target.is_dir():
             lost = {path.name for path in target.iterdir()} - {path.name for path in new.iterdir()}
             if lost:
@@ -55,6 +52,60 @@ def new_output(
             if old.exists():
                 os.replace(old, target)
             raise
+
+
+@contextmanager
+def new_outputs(
+    targets: Sequence[PathLike], overwrite: bool = False, source: Optional[PathLike] = None
+) -> Iterator[List[Path]]:
+    """Let new files that belong together appear complete, all of them or none.
+
+    Args:
+        targets (Sequence[str | PathLike]): What to make, in one folder.
+        overwrite (bool): Replace existing files. Defaults to False.
+        source (str | PathLike, optional): The input, which is never replaced. Defaults to None.
+
+    Yields:
+        list[Path]: Where to make them, in a hidden folder beside ``targets``, under their names.
+
+    Raises:
+        FileExistsError: One of them exists.
+        ValueError: One of them is ``source``, or a folder.
+    """
+    targets = [Path(target) for target in targets]
+    for target in targets:
+        refuse_to_lose(target, overwrite, source)
+    parent = targets[0].parent
+    assert all(target.parent == parent for target in targets)
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=f'.{targets[0].name}.') as hidden:
+        folders = [Path(hidden, name) for name in ('new', 'old')]
+        for folder in folders:
+            folder.mkdir()
+        new, old = ([folder / target.name for target in targets] for folder in folders)
+        yield new
+        _flush(new)
+        try:
+            for target, path in zip(targets, old):
+                if target.exists():
+                    os.replace(target, path)
+            for path, target in zip(new, targets):
+                os.replace(path, target)
+        except BaseException:  # Ctrl-C, too
+            for target, made, path in zip(targets, new, old):
+                if path.exists():
+                    os.replace(path, target)
+                elif target.exists() and not made.exists():
+                    target.unlink()
+            raise
+
+
+def _flush(paths: Sequence[Path]) -> None:
+    """What is moved into place is on the disk, even if the machine stops."""
+    for path in paths:
+        if path.is_file():
+            with open(path, 'rb+') as file:
+                os.fsync(file.fileno())
 
 
 def refuse_to_lose(

@@ -18,6 +18,7 @@ _LAZY = {
     'compare_with_pytorch': 'parity',
     'describe': 'description',
     'export_onnx': 'onnx_export',
+    'export_openvino': 'openvino_export',
     'raw_predictions': 'end_to_end',
 }
 

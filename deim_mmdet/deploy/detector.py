@@ -2,7 +2,7 @@
 """Boxes from images. Needs NumPy, Pillow and what runs the file; neither PyTorch nor mmdet."""
 
 import os
-from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -131,19 +131,32 @@ class Detector:
             size = 1
         return [images[i : i + size] for i in range(0, len(images), size)]
 
-    def _run(self, images: List[np.ndarray]) -> List[Detections]:
-        inputs, scales = zip(*(self.preprocess(image) for image in images))
+    def feeds(
+        self, images: Sequence[Image]
+    ) -> Tuple[Dict[str, np.ndarray], List[Tuple[float, float]]]:
+        """What the graph takes for some images, no more than go through it together.
+
+        Returns:
+            tuple[dict[str, ndarray], list[tuple[float, float]]]: Inputs by name; a file of static
+            batch gets the last image again where there are fewer. How many times as (wide, high) as
+            each image the boxes will be.
+        """
+        images = [read_image(image) for image in images]
         missing = (self.metadata.batch_size or len(images)) - len(images)
-        sizes = [image.shape[:2] for image in images]
+        inputs, scales = zip(*(self.preprocess(image) for image in images))
         feeds = dict(images=np.stack(inputs + inputs[-1:] * missing))
         if self.metadata.original_size:
+            sizes = [image.shape[:2] for image in images]
             feeds['original_hw'] = np.array(sizes + sizes[-1:] * missing, np.float32)
-        outputs = self.runner.run(feeds)
-        if self.metadata.original_size:
             scales = [(1.0, 1.0)] * len(images)
+        return feeds, list(scales)
+
+    def _run(self, images: List[np.ndarray]) -> List[Detections]:
+        feeds, scales = self.feeds(images)
+        outputs = self.runner.run(feeds)
         return [
-            self._finish(*found, scale, size)
-            for *found, scale, size in zip(*outputs, scales, sizes)
+            self._finish(*found, scale, image.shape[:2])
+            for *found, scale, image in zip(*outputs, scales, images)
         ]
 
     def _finish(self, boxes, scores, labels, scale, hw) -> Detections:

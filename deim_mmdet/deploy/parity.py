@@ -58,11 +58,7 @@ def compare_with_pytorch(
     device = next(detector.parameters()).device
     found = []
     for image in images:
-        pixels = exported.preprocess(image)[0]
-        batch = np.stack([pixels] * (meta.batch_size or 1))
-        feeds = dict(images=batch)
-        if meta.original_size:
-            feeds['original_hw'] = np.float32([image.shape[:2]] * len(batch))
+        feeds = exported.feeds([image])[0]
         with torch.no_grad():
             expected = module(*(torch.from_numpy(v).to(device) for v in feeds.values()))
         actual = exported.runner.run(feeds)

@@ -49,7 +49,8 @@ def test_export(tool, checkpoint, tmp_path, capsys, monkeypatch):
 
 # fmt: off
 BAD = [
-    (['--backend', 'tensorrt'],        'tensorrt is not supported yet; onnxruntime is'),
+    (['--backend', 'openvino'],        r'--backend openvino writes files \*.xml, got out.onnx'),
+    (['--int8'],                       '--int8 needs --calibration-images FOLDER'),
     (['--hw', '100', '100'],           'multiples of 32, got 100 x 100: take 128 x 128'),
     (['--resize', '--original-size'],  'exclude each other'),
     (['--opset', '9'],                 'opset must be from 17 to 20'),
