@@ -9,11 +9,19 @@ from typing import Callable, ContextManager, Optional, Tuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from mmdet.models.detectors import DDQDETR, GroundingDINO
 from torch import Tensor
 
 from deim_mmdet.models.dense_heads.rtdetr_head import top_detections
 from deim_mmdet.models.detectors import RTDETR, YOLOv8
 from deim_mmdet.models.layers.dfl_box_branch import flatten_levels
+
+from .detection_transformers import (
+    DetectionTransformer,
+    gives_probabilities,
+    top_queries,
+    whole_image_predictions,
+)
 
 PIXELS = ('normalized', 'float', 'uint8')
 LAYOUTS = ('nchw', 'nhwc')
@@ -93,6 +101,7 @@ class EndToEnd(nn.Module):
         self.register_buffer('scale', 1 / (std.reshape(-1, 1, 1) * channels[:, None, None]))
         self.pad_value = getattr(preprocessor, 'pad_value', 0)
         self.max_per_img = max_detections(detector)
+        self.select = top_queries if gives_probabilities(detector) else top_detections
 
     def forward(
         self, images: Tensor, original_hw: Optional[Tensor] = None
@@ -118,7 +127,7 @@ class EndToEnd(nn.Module):
 
         with self.mode():
             predictions = raw_predictions(self.detector, images)
-            scores, labels, boxes = top_detections(*predictions, self.max_per_img)
+            scores, labels, boxes = self.select(*predictions, self.max_per_img)
         # NOTE as the head does, but in tensors: from shares of the padded input to pixels
         boxes = torch.minimum(
             (boxes * size_wh(images).repeat(2)).clamp(min=0), content_wh.repeat(2)
@@ -168,7 +177,9 @@ def raw_predictions(detector: nn.Module, images: Tensor) -> Tuple[Tensor, Tensor
 def _unknown(detector: nn.Module) -> TypeError:
     return TypeError(
         f'{type(detector).__name__} cannot be exported directly. Detectors that can: RTDETR, '
-        'DFINE, DEYO, YOLOv8 and their subclasses.'
+        'DFINE, DEYO, YOLOv8, DNDETR, DNDeformableDETR, those of mmdet that have the stages of '
+        'DetectionTransformer (DETR, ConditionalDETR, DABDETR, DeformableDETR, DINO), and their '
+        'subclasses.'
     )
 
 
@@ -186,8 +197,20 @@ def _(detector: YOLOv8, images: Tensor) -> Tuple[Tensor, Tensor]:
     return flatten_levels(cls_scores), bboxes
 
 
+@raw_predictions.register
+def _(detector: DetectionTransformer, images: Tensor) -> Tuple[Tensor, Tensor]:
+    return whole_image_predictions(detector, images)
+
+
+# these do more than their stages: they read text, or suppress boxes that overlap
+for kind in (DDQDETR, GroundingDINO):
+    raw_predictions.register(kind, raw_predictions.dispatch(object))
+
+
 def max_detections(detector: nn.Module) -> int:
     """Detections per image; for a detector whose result is still to be suppressed, candidates."""
+    if isinstance(detector, DetectionTransformer):
+        return detector.bbox_head.test_cfg.get('max_per_img', detector.num_queries)
     if isinstance(detector, YOLOv8):
         return detector.test_cfg['nms_pre']
     return detector.bbox_head.max_per_img

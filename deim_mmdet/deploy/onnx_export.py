@@ -21,11 +21,12 @@ import torch.nn as nn
 from deim_mmdet.convert import new_output
 from deim_mmdet.models.layers.conv import switch_to_deploy
 
+from .detection_transformers import DetectionTransformer, prepare_trace
 from .end_to_end import DIVISOR, EndToEnd, InputFormat
 from .graph import Graph, foreign_operators
 from .half import drop_marks, mark_single, to_half
 from .metadata import KEY, Metadata
-from .plain_attention import PlainAttention
+from .plain_attention import use_plain_attention
 from .simplify import simplify
 from .tracing import FixSizes, MarkSinglePrecision
 
@@ -131,7 +132,9 @@ def export_onnx(
 def deploy_form(detector: nn.Module, options: ExportOptions) -> EndToEnd:
     """A copy of the detector, fused, in the form that is traced."""
     copied = switch_to_deploy(copy.deepcopy(detector).cpu().float(), fold_all_norms=True)
-    PlainAttention.replace_in(copied)
+    use_plain_attention(copied)
+    if isinstance(copied, DetectionTransformer):
+        prepare_trace(copied)
     mode = partial(_tracing, options.dynamic_size, options.batch_size is None)
     return EndToEnd(copied, options.input_format, options.hw, mode).eval().requires_grad_(False)
 

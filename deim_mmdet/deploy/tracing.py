@@ -24,7 +24,7 @@ class MarkSinglePrecision(TorchFunctionMode):
 
 
 class FixSizes(TorchFunctionMode):
-    """While it is active, ``tensor.shape`` is numbers, where a trace has symbols.
+    """While it is active, ``tensor.shape`` and ``tensor.size()`` are numbers, where a trace has symbols.
 
     Args:
         but_batch (bool): Leave the first dimension a symbol, which is the batch, or a multiple of
@@ -37,10 +37,13 @@ class FixSizes(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if func == Tensor.shape.__get__:
-            sides = tuple(int(side) for side in out)
-            return (*out[:1], *sides[1:]) if self.but_batch else sides
-        return out
+        if func not in (Tensor.shape.__get__, Tensor.size):
+            return out
+        if not isinstance(out, tuple):  # one side was asked for
+            dim = (*args, *(kwargs or {}).values())[1]
+            return out if self.but_batch and dim in (0, -args[0].ndim) else int(out)
+        sides = tuple(int(side) for side in out)
+        return (*out[:1], *sides[1:]) if self.but_batch else sides
 
 
 class _Single(torch.autograd.Function):

@@ -57,7 +57,7 @@ class DNDeformableDETR(DenoisingMixin, DeformableDETR):
         """Learnt contents and anchors, the same for each image."""
         content = F.pad(self.content_embedding.weight, (0, 1))
         anchors = self.query_embedding.weight.sigmoid()
-        batch_size = len(memory)
+        batch_size = memory.shape[0]
         decoder_inputs = dict(
             query=content.expand(batch_size, -1, -1),
             query_pos=None,  # made from the references
