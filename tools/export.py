@@ -26,8 +26,8 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
 import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
-from deim_mmdet.convert.new_output import new_outputs, refuse_to_lose
 from deim_mmdet.datasets import digits_in_scenes
+from deim_mmdet.new_output import new_outputs, refuse_to_lose
 
 # backend -> endings of its files, first the one that is opened
 ENDINGS = {

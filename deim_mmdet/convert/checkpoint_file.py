@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from deim_mmdet.compat.broken_files import damaged
 
+from ..new_output import new_output, refuse_to_lose
 from .configs import (
     describe_configs,
     model_of,
@@ -16,7 +17,6 @@ from .configs import (
 )
 from .family import PublishedForm
 from .mmdet_checkpoint import converted_checkpoint, to_official_checkpoint
-from .new_output import new_output, refuse_to_lose
 from .pytorch_file import UnsafeContentError, load_weights_only
 from .restricted_pickle import read_pickled_model
 from .state_dict import ConversionReport, is_published, refuse_other_objects

@@ -140,10 +140,10 @@ class EndToEnd(nn.Module):
 
     def to_planes(self, images: Tensor) -> Tensor:
         """Float pixels in the network's channel order, shape (bs, 3, H, W)."""
+        if self.format.pixels == 'uint8':
+            images = images.float()  # first: TensorRT does nothing else with bytes
         if self.format.layout == 'nhwc':
             images = images.permute(0, 3, 1, 2)
-        if self.format.pixels == 'uint8':
-            images = images.float()
         if self.format.channels != network_channels(self.detector):
             images = images.flip(1)
         return images
