@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / 'configs').rglob('*.py')
-    if '_base_' not in path.parts
+    if not {'_base_', 'deploy'} & set(path.parts)  # deploy/ is mmdeploy's
 )
 OURS = [path for path in CONFIGS if not path.startswith('configs/any_detr/')]
 

@@ -5,6 +5,8 @@ The only place that imports onnx, ONNX Runtime, OpenVINO and TensorRT. :class:`D
 neither PyTorch nor mmdet; the rest is imported when it is asked for.
 """
 
+import sys
+
 from .detector import Detections, Detector
 from .metadata import Metadata
 from .runners import open_runner
@@ -39,3 +41,7 @@ def __getattr__(name):
             f"{error.name} is missing, which export needs: pip install 'deim_mmdet[deploy]'"
         ) from None
     return getattr(module, name)
+
+
+if 'mmdeploy' in sys.modules:  # it imports this package where a deploy config names it
+    from . import mmdeploy_support  # noqa: F401

@@ -1,0 +1,15 @@
+# One image of the size that the test pipeline makes, and what all deploy configs share: mmdeploy
+# imports the module, which makes it write the graph of tools/export.py; custom_imports does so in
+# processes of mmdeploy that only read the config.
+custom_imports = dict(imports=['deim_mmdet.deploy.mmdeploy_support'], allow_failed_imports=True)
+codebase_config = dict(
+    type='mmdet', task='ObjectDetection', model_type='end2end', module=['deim_mmdet.deploy']
+)
+onnx_config = dict(
+    type='onnx',
+    opset_version=17,
+    save_file='end2end.onnx',
+    input_names=['input'],
+    output_names=['dets', 'labels'],
+    input_shape=None,  # that of the test pipeline; else (width, height), multiples of 32
+)

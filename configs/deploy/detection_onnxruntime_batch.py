@@ -1,0 +1,3 @@
+_base_ = './_base_/batch.py'
+
+backend_config = dict(type='onnxruntime')

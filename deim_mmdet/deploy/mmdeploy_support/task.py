@@ -1,0 +1,39 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import copy
+from typing import Dict, List
+
+from mmdeploy.codebase.mmdet.deploy.object_detection import MMDET_TASK, ObjectDetection
+from mmdeploy.utils import Task
+from mmengine.config import Config
+
+from .deploy_config import check
+
+# Steps of our test pipelines that only look at images; the SDK does not know them.
+CHECKS = ('CheckImageFile',)
+
+
+# the class that mmdeploy looks up by the task's name
+@MMDET_TASK.register_module(name=Task.OBJECT_DETECTION.value, force=True)
+class DetectionTask(ObjectDetection):
+    """Object detection with settings that are checked and a pipeline that the SDK can read.
+
+    Args:
+        model_cfg (Config): Config of the detector; it is not changed.
+        deploy_cfg (Config): Deploy config.
+        device (str): Where to run.
+
+    Raises:
+        ValueError: A deploy config that asks for what cannot be made.
+    """
+
+    def __init__(self, model_cfg: Config, deploy_cfg: Config, device: str) -> None:
+        check(deploy_cfg)
+        model_cfg = copy.deepcopy(model_cfg)
+        model_cfg.model.setdefault('test_cfg', {})  # the SDK's post-processing reads it
+        super().__init__(model_cfg, deploy_cfg, device)
+
+    def get_preprocess(self, *args, **kwargs) -> List[Dict]:
+        """Steps from the image file to the graph's input, as the SDK reads them."""
+        return [
+            step for step in super().get_preprocess(*args, **kwargs) if step['type'] not in CHECKS
+        ]
