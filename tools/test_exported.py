@@ -7,21 +7,18 @@ Exported files see the image files themselves: what Detector does to them is tes
 """
 
 import argparse
-import contextlib
-import io
 import os
 import sys
-from typing import Callable, Iterable
+from typing import Iterable
 
-import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 
 import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
+from deim_mmdet.deploy.evaluation import evaluate, predictor
 
 
 def parse_args(args=None):
@@ -63,39 +60,6 @@ def runs(args, config: Config) -> Iterable[tuple]:
     for path, detector in detectors.items():
         meta = detector.metadata
         yield f'{os.path.basename(path)}, {meta.precision}', predictor(detector)
-
-
-def predictor(detector) -> Callable:
-    """Predictions of an exported file, by the interface of a detector of mmdet."""
-    from mmengine.structures import InstanceData
-
-    def predict(batch):
-        samples = batch['data_samples']
-        for sample, found in zip(samples, detector([sample.img_path for sample in samples])):
-            sample.pred_instances = InstanceData(
-                bboxes=torch.from_numpy(found.boxes),
-                scores=torch.from_numpy(found.scores),
-                labels=torch.from_numpy(found.labels),
-            )
-        return samples
-
-    return predict
-
-
-def evaluate(config: Config, run: Callable) -> dict:
-    """Metrics on the test set."""
-    from mmdet.registry import DATASETS  # noqa: F401  registers mmdet's datasets and metrics
-    from mmengine.evaluator import Evaluator
-
-    loader = Runner.build_dataloader(
-        dict(config.test_dataloader, num_workers=0, persistent_workers=False)
-    )
-    evaluator = Evaluator(config.test_evaluator)
-    evaluator.dataset_meta = loader.dataset.metainfo
-    with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
-        for batch in loader:
-            evaluator.process(data_samples=run(batch), data_batch=batch)
-        return evaluator.evaluate(len(loader.dataset))
 
 
 def show(results: dict) -> None:
