@@ -1,0 +1,473 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""TensorRT engines of exported graphs: building them, keeping them, and knowing where they run.
+
+``NAME.engine`` is the plan as TensorRT serialises it, which trtexec and Triton Inference Server
+load as it is; ``NAME.engine.json`` says what it is for. Needs TensorRT and onnx, no PyTorch.
+"""
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+from deim_mmdet.new_output import new_output, new_outputs, refuse_to_lose
+
+from . import tensorrt_api
+from .cuda import Gpu, open_gpu
+from .metadata import KEY, Metadata
+from .runners.runner import import_backend
+from .tensorrt_api import LOGGER, TensorRT
+
+PathLike = Union[str, os.PathLike]
+Range = Tuple[int, int, int]
+
+# Rises when a reader of older files would misunderstand newer ones, or the other way round.
+FORMAT = 1
+DIVISOR = 32
+BATCHES = (1, 1, 8)
+# From a thumbnail to 4K, for graphs that resize.
+IMAGE_SIZES = {'height': (32, 720, 2160), 'width': (32, 1280, 3840)}
+# TensorRT-RTX multiplies float32 matrices from Ampere on.
+TURING = '7.5'
+# What it says about each step where there is no GPU.
+NOISE = '[checkMacros.cpp::catchCudaError'
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What ``NAME.engine.json`` says about ``NAME.engine``.
+
+    Attributes:
+        metadata (Metadata): What the graph says about itself.
+        flavour (str): 'tensorrt' or 'tensorrt_rtx'.
+        version (str): Its version, the only one that runs the engine.
+        compute_capabilities (tuple[str]): Of the GPUs that run it, as '7.5'.
+        gpu (str, optional): Name of the GPU that it was built on, if it runs on such ones alone.
+        graph (str): SHA-256 of the ONNX file.
+        shapes (dict[str, tuple]): Smallest, best and largest shape of each input.
+        tf32 (bool): Whether float32 products are rounded to TF32.
+        size (int): Bytes of the engine.
+    """
+
+    metadata: Metadata
+    flavour: str
+    version: str
+    compute_capabilities: Tuple[str, ...]
+    gpu: Optional[str]
+    graph: str
+    shapes: Dict[str, Tuple[Tuple[int, ...], ...]]
+    tf32: bool
+    size: int
+
+    def to_json(self) -> str:
+        values = {**asdict(self), 'metadata': json.loads(self.metadata.to_json())}
+        lines = (f'  "{key}": {json.dumps(v)}' for key, v in dict(format=FORMAT, **values).items())
+        return '{\n' + ',\n'.join(lines) + '\n}\n'
+
+    @classmethod
+    def from_json(cls, text: str, path: str) -> 'EngineInfo':
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: It is something else, or of another format.
+        """
+        try:
+            values = json.loads(text)
+            found = values.pop('format')
+        except (ValueError, KeyError, AttributeError):
+            raise ValueError(f'{path} was not written by deim_mmdet. {_again()}') from None
+        if found != FORMAT:
+            raise ValueError(
+                f'{path} is of format {found}, this version of deim_mmdet reads format {FORMAT}. '
+                f'{_again()}'
+            )
+        values = {field.name: values[field.name] for field in fields(cls)}
+        values['metadata'] = Metadata.from_json(json.dumps(values['metadata']), path)
+        values['compute_capabilities'] = tuple(values['compute_capabilities'])
+        values['shapes'] = {k: tuple(map(tuple, v)) for k, v in values['shapes'].items()}
+        return cls(**values)
+
+
+class Graph(NamedTuple):
+    """An ONNX file as far as building needs to know it.
+
+    Attributes:
+        path (Path): The file.
+        data (bytes): What is in it.
+        metadata (Metadata): What it says about itself.
+        inputs (dict[str, tuple[int | str]]): Shape of each input; what may differ has a name.
+        single_products (list[str]): Nodes that multiply float32 matrices by weights.
+    """
+
+    path: Path
+    data: bytes
+    metadata: Metadata
+    inputs: Dict[str, Tuple[Union[int, str], ...]]
+    single_products: List[str]
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+# ---- building ------------------------------------------------------------------------------------
+
+
+def build_engine(
+    onnx_path: PathLike,
+    out: PathLike,
+    compute_capabilities: Optional[Sequence[str]] = None,
+    shapes: Optional[Mapping[str, Range]] = None,
+    timing_cache: Optional[PathLike] = None,
+    overwrite: bool = False,
+    flavour: Optional[str] = None,
+    tf32: bool = False,
+    detailed: bool = False,
+    device: int = 0,
+) -> EngineInfo:
+    """Build an engine and write it with its description.
+
+    Args:
+        onnx_path (str | PathLike): What ``tools/export.py`` wrote.
+        out (str | PathLike): New file ``NAME.engine``; ``NAME.engine.json`` appears beside it.
+        compute_capabilities (Sequence[str], optional): GPUs to build for, as ('7.5',) for the T4;
+            no GPU is needed then, and TensorRT-RTX runs the engine. None: the GPU at hand.
+        shapes (Mapping[str, tuple[int, int, int]], optional): Smallest, best and largest value of
+            each dimension of a dynamic graph, by the names ``batch``, ``height`` and ``width``.
+            Left out: 1, 1 and 8 images; half, once and one and a half times the size of training;
+            of graphs that resize, images from 32 x 32 over 720 x 1280 to 2160 x 3840.
+        timing_cache (str | PathLike, optional): File with what TensorRT has measured before, which
+            makes building faster; it is made or completed.
+        overwrite (bool): Replace existing files. Defaults to False.
+        flavour (str, optional): 'tensorrt' or 'tensorrt_rtx', see :func:`tensorrt_api.load`.
+        tf32 (bool): Let float32 products be rounded to 10 bits, which is faster and moves boxes by
+            some pixels. Defaults to False.
+        detailed (bool): Keep the layers' types and shapes in the engine, for profilers.
+        device (int): Number of the GPU at hand. Defaults to 0.
+
+    Raises:
+        FileExistsError: One of the files exists.
+        FileNotFoundError: There is no graph.
+        ImportError: onnx or TensorRT is missing.
+        ValueError: A graph, shapes or compute capabilities for which there can be no engine; no GPU
+            where none is named.
+    """
+    out = Path(out)
+    for path in (out, description_of(out)):
+        refuse_to_lose(path, overwrite, onnx_path)
+    graph = read_graph(onnx_path)
+    trt = tensorrt_api.load(flavour, ahead_of_time=compute_capabilities is not None)
+    gpu = None
+    if compute_capabilities is None:
+        try:
+            gpu = open_gpu(device)
+        except ValueError as error:
+            raise ValueError(
+                f'{error}. To build for a GPU that is elsewhere, name its compute capability '
+                '(--compute-capability 7.5 for the T4)'
+            ) from None
+        capabilities = (gpu.capability,)
+    else:
+        capabilities = trt.check_capabilities(compute_capabilities)
+    if trt.is_rtx and TURING in capabilities and graph.single_products:
+        raise ValueError(
+            f'{trt.name} multiplies no float32 matrices on compute capability {TURING} (Turing, as '
+            f'the T4), {graph.path} does ({graph.single_products[0]} and '
+            f'{len(graph.single_products) - 1} more): export with --fp16, or build with '
+            'TensorRT on that GPU'
+        )
+    if trt.is_rtx and timing_cache is not None:
+        raise ValueError(f'{trt.name} measures nothing while it builds: leave timing_cache out')
+    ranges = input_shapes(graph, shapes or {})
+    with new_outputs([out, description_of(out)], overwrite, onnx_path) as (new, description):
+        ahead = capabilities if gpu is None else None
+        new.write_bytes(_plan(trt, graph, ranges, ahead, timing_cache, tf32, detailed))
+        info = EngineInfo(
+            metadata=graph.metadata,
+            flavour=trt.flavour,
+            version=trt.version,
+            compute_capabilities=capabilities,
+            gpu=gpu.name if gpu and not trt.is_rtx else None,
+            graph=graph.hash,
+            shapes=ranges,
+            tf32=tf32,
+            size=new.stat().st_size,
+        )
+        description.write_text(info.to_json())
+    return info
+
+
+def read_graph(path: PathLike) -> Graph:
+    """Read an ONNX file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ImportError: onnx is missing.
+        ValueError: Something else, or not written by ``tools/export.py`` of this version.
+    """
+    onnx = import_backend('onnx')
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file')
+    data = path.read_bytes()
+    try:
+        model = onnx.load_from_string(data)
+    except Exception as error:  # protobuf has classes of its own
+        raise ValueError(f'{path} is no ONNX file: {error}') from None
+    text = {entry.key: entry.value for entry in model.metadata_props}.get(KEY)
+    metadata = Metadata.from_json(text, str(path))
+    graph = model.graph
+    single = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    products = [
+        node.name
+        for node in graph.node
+        if node.op_type in ('MatMul', 'Gemm') and single.intersection(node.input[:2])
+    ]
+    inputs = {
+        value.name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
+        for value in graph.input
+    }
+    return Graph(path, data, metadata, inputs, products)
+
+
+def input_shapes(
+    graph: Graph, shapes: Mapping[str, Range]
+) -> Dict[str, Tuple[Tuple[int, ...], ...]]:
+    """Smallest, best and largest shape of each input.
+
+    Raises:
+        ValueError: A dimension that the graph does not have, or a range that is none.
+    """
+    names = [side for sides in graph.inputs.values() for side in sides if isinstance(side, str)]
+    meta = graph.metadata
+    ranges = dict.fromkeys(names, BATCHES)
+    for name, side in zip(('height', 'width'), meta.hw):
+        if name in ranges and meta.resize:
+            ranges[name] = IMAGE_SIZES[name]
+        elif name in ranges:
+            half, more = (math.ceil(side * part / DIVISOR) * DIVISOR for part in (0.5, 1.5))
+            ranges[name] = (half, side, more)
+    for name, values in shapes.items():
+        if name not in ranges:
+            known = ', '.join(ranges) or 'none, every size is fixed'
+            raise ValueError(
+                f'shapes: {graph.path} has no dimension {name!r} that may differ from run to run; '
+                f'it has {known}. Export with --dynamic-batch or --dynamic-size'
+            )
+        values = tuple(values)
+        if len(values) != 3 or not 1 <= values[0] <= values[1] <= values[2]:
+            raise ValueError(
+                f'shapes: the smallest, best and largest {name} must be rising and positive, got '
+                f'{values}'
+            )
+        free = name == 'batch' or meta.resize or meta.pad
+        if not free and any(value % DIVISOR for value in values):
+            raise ValueError(f'shapes: {name} must be multiples of {DIVISOR}, got {values}')
+        ranges[name] = values
+    return {
+        name: tuple(tuple(ranges.get(side, (side,) * 3)[i] for side in sides) for i in range(3))
+        for name, sides in graph.inputs.items()
+    }
+
+
+def _plan(
+    trt: TensorRT,
+    graph: Graph,
+    ranges: Dict[str, Tuple[Tuple[int, ...], ...]],
+    capabilities: Optional[Sequence[str]],
+    timing_cache: Optional[PathLike],
+    tf32: bool,
+    detailed: bool,
+):
+    """The engine itself."""
+    logger = trt.new_logger()
+    builder = trt.module.Builder(logger)
+    if builder is None:
+        raise _failed(graph, trt, logger)
+    network = trt.create_network(builder)
+    parser = trt.module.OnnxParser(network, logger)
+    if not parser.parse(graph.data):
+        raise ValueError(f'{trt.name} cannot read {graph.path}: {_parser_errors(parser)}')
+    config = builder.create_builder_config()
+    trt.set_capabilities(config, capabilities)
+    if not tf32:
+        config.clear_flag(trt.module.BuilderFlag.TF32)
+    if detailed:
+        config.profiling_verbosity = trt.module.ProfilingVerbosity.DETAILED
+    if any(smallest != largest for smallest, _, largest in ranges.values()):
+        profile = builder.create_optimization_profile()
+        for name, (smallest, best, largest) in ranges.items():
+            profile.set_shape(name, smallest, best, largest)
+        config.add_optimization_profile(profile)
+    cache = _load_timing_cache(config, timing_cache)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise _failed(graph, trt, logger)
+    if cache is not None:
+        with new_output(timing_cache, overwrite=True) as new:
+            new.write_bytes(cache.serialize())
+    return plan
+
+
+def _load_timing_cache(config, path: Optional[PathLike]):
+    """What was measured before, if it is of this GPU and version; None: nothing is to be kept."""
+    if path is None:
+        return None
+    old = Path(path).read_bytes() if os.path.isfile(path) else b''
+    cache = config.create_timing_cache(old)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        LOGGER.warning('%s is of another GPU or version: everything is measured again', path)
+        cache = config.create_timing_cache(b'')
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _parser_errors(parser) -> str:
+    errors = [parser.get_error(i) for i in range(parser.num_errors)]
+    return '; '.join(
+        f'node {e.node_name()} ({e.node_operator()}): {_clean(e.desc())}' for e in errors
+    )
+
+
+def _failed(graph: Graph, trt: TensorRT, logger) -> ValueError:
+    reasons = [_clean(message) for message in logger.errors if not message.startswith(NOISE)]
+    return ValueError(
+        f'{trt.name} cannot build an engine of {graph.path}: '
+        f'{"; ".join(reasons) or "it does not say why"}'
+    )
+
+
+def _clean(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines()]
+    return ' '.join(line for line in lines if line and not line.startswith(NOISE))
+
+
+# ---- keeping -------------------------------------------------------------------------------------
+
+
+def default_cache() -> Path:
+    """Folder of engines that were built where they run."""
+    root = os.environ.get('XDG_CACHE_HOME') or Path('~', '.cache')
+    return Path(root).expanduser() / 'deim_mmdet' / 'engines'
+
+
+def cached_engine(
+    onnx_path: PathLike,
+    gpu: Gpu,
+    engine_cache: Optional[PathLike] = None,
+    shapes: Optional[Mapping[str, Range]] = None,
+    flavour: Optional[str] = None,
+) -> Path:
+    """The engine of a graph for a GPU of this machine, which is built at the first call.
+
+    Args:
+        onnx_path, shapes, flavour: As for :func:`build_engine`.
+        gpu (Gpu): The GPU.
+        engine_cache (str | PathLike, optional): Folder of engines; None: :func:`default_cache`.
+            TensorRT's timing cache and TensorRT-RTX's cache of kernels are there as well.
+    """
+    graph = read_graph(onnx_path)
+    trt = tensorrt_api.load(flavour)
+    machine = f'{trt.flavour}-{trt.version}_sm{gpu.capability.replace(".", "")}'
+    model = gpu.name if not trt.is_rtx else ''
+    parts = [FORMAT, graph.hash, model, input_shapes(graph, shapes or {})]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    folder = Path(engine_cache or default_cache())
+    path = folder / f'{graph.path.stem}_{graph.metadata.precision}_{machine}_{key}.engine'
+    try:
+        if path.is_file():
+            read_engine(path)  # complete, and of this format; its name says that it fits
+            return path
+    except ValueError as error:
+        LOGGER.warning('%s; it is built again', error)
+    LOGGER.info('building %s', path)
+    timing = None if trt.is_rtx else folder / f'timing_{machine}_{_slug(gpu.name)}.cache'
+    build_engine(
+        onnx_path,
+        path,
+        shapes=shapes,
+        timing_cache=timing,
+        overwrite=True,
+        flavour=trt.flavour,
+        device=gpu.index,
+    )
+    return path
+
+
+def _slug(name: str) -> str:
+    return ''.join(c if c.isalnum() else '-' for c in name)
+
+
+# ---- knowing where they run ----------------------------------------------------------------------
+
+
+def description_of(path: PathLike) -> Path:
+    """``NAME.engine.json`` of ``NAME.engine``."""
+    return Path(f'{path}.json')
+
+
+def read_engine(path: PathLike) -> Tuple[EngineInfo, bytes]:
+    """Description and contents of an engine.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Its description is missing or is of something else, or it is not complete.
+    """
+    path, description = Path(path), description_of(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file')
+    if not description.is_file():
+        raise ValueError(
+            f'{description} is missing, which says how images are prepared for {path.name} and '
+            f'where it runs: copy both files. {_again()}'
+        )
+    info = EngineInfo.from_json(description.read_text(), str(description))
+    plan = path.read_bytes()
+    if len(plan) != info.size:
+        raise ValueError(
+            f'{path} has {len(plan)} bytes, {description.name} says {info.size}: one of them was '
+            f'not copied, or not to its end. Copy both files. {_again()}'
+        )
+    return info, plan
+
+
+def check_library(info: EngineInfo, path: PathLike, trt: TensorRT) -> None:
+    """Refuse the engine of another library or version.
+
+    Raises:
+        ValueError: It is one; the message names both.
+    """
+    if (info.flavour, info.version) != (trt.flavour, trt.version):
+        title = tensorrt_api.FLAVOURS[info.flavour][1]
+        raise ValueError(
+            f'{path} was built by {title} {info.version}, which alone can run it; here is '
+            f'{trt.name}. {_again()}'
+        )
+
+
+def check_gpu(info: EngineInfo, path: PathLike, gpu: Gpu) -> None:
+    """Refuse the engine for another GPU.
+
+    Raises:
+        ValueError: It is one; the message names both.
+    """
+    if gpu.capability not in info.compute_capabilities:
+        raise ValueError(
+            f'{path} is for GPUs of compute capability {", ".join(info.compute_capabilities)}; '
+            f'here is {gpu}. {_again()}'
+        )
+    if info.gpu not in (None, gpu.name):
+        raise ValueError(
+            f'{path} was built on {info.gpu}, for GPUs of that model; here is {gpu.name}. '
+            f'{_again()}'
+        )
+
+
+def _again() -> str:
+    return (
+        'Build it again for this machine: tools/export.py --backend tensorrt, or '
+        "Detector('NAME.onnx', backend='tensorrt')"
+    )
