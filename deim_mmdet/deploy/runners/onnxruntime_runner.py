@@ -5,7 +5,9 @@ from typing import Dict, List, Optional, Sequence, Union
 import numpy as np
 
 from ..metadata import KEY, Metadata
-from .runner import OUTPUTS, Runner, import_backend
+from .runner import Runner, import_backend
+
+GPU_PROVIDERS = ('CUDAExecutionProvider', 'TensorrtExecutionProvider')
 
 
 class OnnxRuntimeRunner(Runner):
@@ -49,6 +51,7 @@ class OnnxRuntimeRunner(Runner):
         text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
         self.metadata = Metadata.from_json(text, str(path))
         self.name = f'ONNX Runtime {onnxruntime.__version__}'
+        self.device = 'cuda' if providers[0] in GPU_PROVIDERS else 'cpu'
 
     def run(self, feeds: Dict[str, np.ndarray]) -> List[np.ndarray]:
-        return self.session.run(list(OUTPUTS), feeds)
+        return self.session.run(None, feeds)

@@ -5,7 +5,7 @@ from typing import Dict, List, Optional, Union
 import numpy as np
 
 from ..metadata import KEY, Metadata
-from .runner import OUTPUTS, Runner, import_backend
+from .runner import Runner, import_backend
 
 
 class OpenVINORunner(Runner):
@@ -57,8 +57,7 @@ class OpenVINORunner(Runner):
 
     def run(self, feeds: Dict[str, np.ndarray]) -> List[np.ndarray]:
         # inputs are read where they lie; results are copies
-        found = self.request.infer(feeds, share_inputs=True)
-        return [found[name] for name in OUTPUTS]
+        return list(self.request.infer(feeds, share_inputs=True).to_tuple())
 
 
 def read_metadata(model) -> Optional[str]:

@@ -17,10 +17,12 @@ class Runner(ABC):
     Attributes:
         metadata (Metadata): What the file says about itself.
         name (str): Backend and its version, as 'ONNX Runtime 1.22.1'.
+        device (str): 'cpu' or 'cuda': where it runs.
     """
 
     metadata: Metadata
     name: str
+    device: str = 'cpu'
 
     @abstractmethod
     def run(self, feeds: Dict[str, np.ndarray]) -> List[np.ndarray]:
@@ -31,8 +33,9 @@ class Runner(ABC):
                 ``original_hw``, of the types and shapes of its inputs.
 
         Returns:
-            list[ndarray]: ``boxes``, shape (bs, K, 4), float32; ``scores``, shape (bs, K), float32;
-            ``labels``, shape (bs, K), int64. They stay as they are in later runs.
+            list[ndarray]: All outputs in the graph's order: ``boxes``, shape (bs, K, 4), float32;
+            ``scores``, shape (bs, K), float32; ``labels``, shape (bs, K), int64. They stay as they
+            are in later runs.
         """
 
 
