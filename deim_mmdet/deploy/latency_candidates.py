@@ -1,0 +1,151 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""What :mod:`.latency` times: one detector, by everything that can run it. Needs NumPy and what is
+asked for."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Dict, Optional, Union
+
+import numpy as np
+
+from .detector import Detector
+from .latency import Candidate, Protocol, Timer, host_timer
+from .runners import Runner, open_runner
+
+TITLES = dict(onnxruntime='ONNX Runtime', openvino='OpenVINO', tensorrt='TensorRT')
+
+
+class DetectorOf(Detector):
+    """Boxes from images by something that is open already.
+
+    Args:
+        runner (Runner): What runs the network.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.metadata = runner.metadata
+        self.classes = self.metadata.classes
+        self.hw = self.metadata.hw
+        self.score_threshold = self.metadata.score_threshold
+
+
+def exported_candidate(
+    name: str,
+    path: Union[str, os.PathLike],
+    backend: str,
+    protocol: Protocol,
+    device: str = 'cpu',
+) -> Candidate:
+    """An exported file.
+
+    Without post-processing it is timed where it is ONNX: the graph is cut for that.
+
+    Args:
+        name (str): What to call it.
+        path (str | PathLike): What ``tools/export.py`` wrote.
+        backend (str): See :func:`open_runner`.
+        protocol (Protocol): Threads, size and batch.
+        device (str): 'cuda' lets ONNX Runtime use the GPU, if its build can. Defaults to 'cpu'.
+
+    Raises:
+        ImportError: The backend is missing.
+        ValueError: It does not run here, or not by this protocol.
+    """
+    options = {}
+    if backend == 'onnxruntime' and device == 'cuda' and onnxruntime_has_cuda():
+        options['providers'] = ('CUDAExecutionProvider', 'CPUExecutionProvider')
+    open_graph = partial(open_runner, backend=backend, threads=protocol.threads, **options)
+    network = None
+    if Path(path).suffix == '.onnx':
+        network = open_without_postprocessing(path, open_graph)
+    return candidate(name, open_graph(path), network, protocol)
+
+
+def candidate(
+    name: str, runner: Runner, network: Optional[Runner], protocol: Protocol
+) -> Candidate:
+    """The stages of a detector.
+
+    Args:
+        name (str): What to call it.
+        runner (Runner): The detector with post-processing.
+        network (Runner, optional): The same without.
+        protocol (Protocol): Size and batch.
+
+    Raises:
+        ValueError: It has another size or batch.
+    """
+    meta = runner.metadata
+    if meta.hw != protocol.hw and not meta.dynamic_size:
+        raise ValueError(f'{name} takes images of {meta.hw}, the protocol has {protocol.hw}')
+    if meta.batch_size not in (None, protocol.batch_size):
+        raise ValueError(
+            f'{name} takes {meta.batch_size} images, the protocol has {protocol.batch_size}'
+        )
+    detector = DetectorOf(runner)
+    detector.hw = protocol.hw
+    images = list(sample_images(protocol))
+    feeds, _ = detector.feeds(images)
+    timers: Dict[str, Timer] = {}
+    if network is not None:
+        timers['network'] = network_timer(network, feeds)
+    timers['detections'] = network_timer(runner, feeds)
+    timers['end to end'] = host_timer(partial(detector, images))
+    by_device = set(timers) - {'end to end'} if hasattr(runner, 'gpu_times') else set()
+    if runner.device == 'cpu':
+        by_device = set()
+    return Candidate(name, meta.precision, runner.device, timers, frozenset(by_device))
+
+
+def network_timer(runner: Runner, feeds: Dict[str, np.ndarray]) -> Timer:
+    """Of the network alone. On a GPU the inputs lie there already and the results stay there."""
+    if runner.device == 'cpu':
+        return host_timer(partial(runner.run, feeds))
+    if hasattr(runner, 'gpu_times'):
+        return partial(runner.gpu_times, feeds)
+    return host_timer(bound_run(runner.session, feeds, runner.device))
+
+
+def bound_run(session, feeds: Dict[str, np.ndarray], device: str):
+    """A run of a session of ONNX Runtime that copies nothing; it returns when the GPU is done."""
+    import onnxruntime
+
+    binding = session.io_binding()
+    for name, value in feeds.items():
+        binding.bind_ortvalue_input(
+            name, onnxruntime.OrtValue.ortvalue_from_numpy(value, device, 0)
+        )
+    for output in session.get_outputs():
+        binding.bind_output(output.name, device)
+    return partial(session.run_with_iobinding, binding)
+
+
+def open_without_postprocessing(path: Union[str, os.PathLike], open_graph) -> Runner:
+    """The graph up to scores and boxes of all queries; needs onnx.
+
+    Engines that are built of it are kept by what is in it: a file of its own is not needed later.
+    """
+    import tempfile
+
+    import onnx
+
+    from .without_postprocessing import without_postprocessing
+
+    with tempfile.TemporaryDirectory() as folder:
+        cut = Path(folder, 'network.onnx')
+        onnx.save(without_postprocessing(onnx.load(str(path))), cut)
+        return open_graph(cut)
+
+
+def onnxruntime_has_cuda() -> bool:
+    import onnxruntime
+
+    return 'CUDAExecutionProvider' in onnxruntime.get_available_providers()
+
+
+def sample_images(protocol: Protocol) -> np.ndarray:
+    """Noise, shape (batch_size, H, W, 3), uint8: the same in each run."""
+    shape = (protocol.batch_size, *protocol.image_hw, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
