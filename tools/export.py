@@ -27,6 +27,7 @@ from mmengine.logging import MMLogger
 
 import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
 from deim_mmdet.datasets import digits_in_scenes
+from deim_mmdet.models.detectors import YOLOv8
 from deim_mmdet.new_output import new_outputs, refuse_to_lose
 
 # backend -> endings of its files, first the one that is opened
@@ -95,6 +96,11 @@ def parse_args(args=None):
         action='store_true',
         help='second input original_hw: boxes in pixels of an image of that size',
     )
+    parser.add_argument(
+        '--candidates',
+        action='store_true',
+        help='yolov8: leave non-maximum suppression to Detector, as with tensorrt always',
+    )
     parser.add_argument('--opset', type=int, default=17, help='version of the ONNX operators')
     parser.add_argument(
         '--image', nargs='+', help='images to compare on; defaults to some of the test set'
@@ -148,9 +154,13 @@ def run(args) -> None:
         dynamic_size=args.dynamic_size,
         half=args.fp16 and args.backend != 'openvino',
         opset=args.opset,
+        candidates=args.candidates,
     )
     MMLogger.get_instance('mmengine', log_level='WARNING')
     detector = init_detector(config, args.checkpoint, device='cpu', cfg_options=args.cfg_options)
+    if args.backend == 'tensorrt' and isinstance(detector, YOLOv8):
+        # TensorRT-RTX has no non-maximum suppression; Detector does it
+        options = replace(options, candidates=True)
     metadata = describe(detector, config, options, score_threshold=args.score_threshold)
     if args.fp16:
         metadata = replace(metadata, precision='float16')

@@ -52,7 +52,7 @@ def describe(
     normalises = getattr(preprocessor, '_enable_normalize', False)
     mean = preprocessor.mean.flatten().tolist() if normalises else [0.0] * 3
     std = preprocessor.std.flatten().tolist() if normalises else [1.0] * 3
-    candidates = isinstance(detector, YOLOv8)
+    suppressed = isinstance(detector, YOLOv8)
     return Metadata(
         version=__version__,
         model=Path(config.filename).stem if config.filename else type(detector).__name__,
@@ -73,9 +73,9 @@ def describe(
         keep_ratio=keep_ratio,
         resize_filter='pillow' if resize.get('backend') == 'pillow' else 'cv2',
         pad_value=pad_value,
-        max_per_img=detector.test_cfg['max_per_img'] if candidates else max_detections(detector),
+        max_per_img=detector.test_cfg['max_per_img'] if suppressed else max_detections(detector),
         score_threshold=score_threshold,
-        nms_iou=detector.test_cfg['nms']['iou_threshold'] if candidates else None,
+        nms_iou=detector.test_cfg['nms']['iou_threshold'] if options.candidates else None,
     )
 
 

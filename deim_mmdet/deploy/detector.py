@@ -161,7 +161,8 @@ class Detector:
 
     def _finish(self, boxes, scores, labels, scale, hw) -> Detections:
         """Boxes in pixels of the image, without those that are not worth showing."""
-        keep = scores >= self.score_threshold
+        # a score of 0 is none: the graph has to return equally many for every image
+        keep = (scores >= self.score_threshold) & (scores > 0)
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
         if self.metadata.nms_iou is not None:
             kept = suppress(boxes, labels, self.metadata.nms_iou)[: self.metadata.max_per_img]

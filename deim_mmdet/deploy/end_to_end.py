@@ -22,6 +22,7 @@ from .detection_transformers import (
     top_queries,
     whole_image_predictions,
 )
+from .suppression import Suppression
 
 PIXELS = ('normalized', 'float', 'uint8')
 LAYOUTS = ('nchw', 'nhwc')
@@ -74,9 +75,12 @@ class EndToEnd(nn.Module):
         input_format (InputFormat): What it takes.
         network_hw (tuple[int, int], optional): Size to resize to, with ``input_format.resize``.
         mode (callable, optional): Context that the detector itself runs in, see :mod:`.tracing`.
+        candidates (bool): Of YOLOv8, all candidates, before non-maximum suppression. Defaults to
+            False.
 
     Raises:
         TypeError: A detector that :func:`raw_predictions` does not know.
+        ValueError: ``candidates`` of a detector whose results need no suppression.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class EndToEnd(nn.Module):
         input_format: InputFormat = InputFormat(),
         network_hw: Optional[Tuple[int, int]] = None,
         mode: Callable[[], ContextManager] = nullcontext,
+        candidates: bool = False,
     ) -> None:
         super().__init__()
         if raw_predictions.dispatch(type(detector)) is raw_predictions.dispatch(object):
@@ -101,6 +106,15 @@ class EndToEnd(nn.Module):
         self.register_buffer('scale', 1 / (std.reshape(-1, 1, 1) * channels[:, None, None]))
         self.pad_value = getattr(preprocessor, 'pad_value', 0)
         self.max_per_img = max_detections(detector)
+        suppressed = isinstance(detector, YOLOv8)
+        if candidates and not suppressed:
+            raise ValueError(
+                f'{type(detector).__name__} finds objects once and has no candidates: leave '
+                'candidates (--candidates) out'
+            )
+        self.suppression = None
+        if suppressed and not candidates:
+            self.suppression = Suppression.of(detector.test_cfg)
         self.select = top_queries if gives_probabilities(detector) else top_detections
 
     def forward(
@@ -114,7 +128,8 @@ class EndToEnd(nn.Module):
 
         Returns:
             tuple[Tensor, Tensor, Tensor]: Boxes (bs, K, 4) ordered (x1, y1, x2, y2), in pixels,
-            clipped to the image; scores (bs, K), falling; labels (bs, K).
+            clipped to the image; scores (bs, K), falling, 0 where an image has fewer than K;
+            labels (bs, K).
         """
         images = self.to_planes(images)
         image_wh = size_wh(images)
@@ -132,6 +147,8 @@ class EndToEnd(nn.Module):
         boxes = torch.minimum(
             (boxes * size_wh(images).repeat(2)).clamp(min=0), content_wh.repeat(2)
         )
+        if self.suppression is not None:
+            boxes, scores, labels = self.suppression(boxes, scores, labels, content_wh.max())
         if self.format.resize:
             boxes = boxes * (image_wh / content_wh).repeat(2)
         if original_hw is not None:

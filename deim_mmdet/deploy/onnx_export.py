@@ -28,7 +28,7 @@ from .half import drop_marks, mark_single, to_half
 from .metadata import KEY, Metadata
 from .plain_attention import use_plain_attention
 from .simplify import simplify
-from .tracing import FixSizes, MarkSinglePrecision
+from .tracing import FixSizes, LinspaceOfOne, MarkSinglePrecision
 
 # The first has LayerNormalization, the one before GridSample; the tracing exporter ends at 20.
 OPSETS = range(17, 21)
@@ -48,6 +48,7 @@ class ExportOptions:
             ``input_format.pad``).
         half (bool): Type the graph in float16, see :mod:`.half`.
         opset (int): Version of the ONNX operators.
+        candidates (bool): Of YOLOv8, all candidates, before non-maximum suppression.
     """
 
     hw: Tuple[int, int] = (640, 640)
@@ -56,6 +57,7 @@ class ExportOptions:
     dynamic_size: bool = False
     half: bool = False
     opset: int = 17
+    candidates: bool = False
 
     def __post_init__(self):
         if self.opset not in OPSETS:
@@ -136,13 +138,15 @@ def deploy_form(detector: nn.Module, options: ExportOptions) -> EndToEnd:
     if isinstance(copied, DetectionTransformer):
         prepare_trace(copied)
     mode = partial(_tracing, options.dynamic_size, options.batch_size is None)
-    return EndToEnd(copied, options.input_format, options.hw, mode).eval().requires_grad_(False)
+    module = EndToEnd(copied, options.input_format, options.hw, mode, options.candidates)
+    return module.eval().requires_grad_(False)
 
 
 @contextmanager
 def _tracing(dynamic_size: bool, dynamic_batch: bool):
     with ExitStack() as stack:
         stack.enter_context(MarkSinglePrecision())
+        stack.enter_context(LinspaceOfOne())
         if not dynamic_size:
             stack.enter_context(FixSizes(but_batch=dynamic_batch))
         yield

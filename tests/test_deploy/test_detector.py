@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """Three lines from an exported file to boxes, without PyTorch and mmdet."""
 
+import copy
 import subprocess
 import sys
 from dataclasses import replace
@@ -143,16 +144,64 @@ def test_resizing_inside(photo, tmp_path):
     assert compare_with_pytorch(detector_of(ATTO), detector, [photo]).within(0.1, 1e-4)
 
 
-def test_candidates_are_suppressed(photo, tmp_path):
-    """YOLOv8 has no suppression in the graph; the letterbox is undone."""
+@pytest.mark.parametrize('candidates', [False, True])
+@pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
+def test_suppression(photo, tmp_path, candidates, backend):
+    """YOLOv8, inside the graph or after it, of several images: as mmdet does it, image by image.
+
+    The letterbox is undone.
+    """
+    pytest.importorskip(backend)
     config = letterbox_config()
-    expected = pytorch_detections(YOLOV8, photo, config)
-    detector = Detector(write(tmp_path / 'm.onnx', YOLOV8, config), score_threshold=0.001)
-    assert detector.metadata.keep_ratio and detector.metadata.nms_iou == 0.7
-    found = detector(photo)
-    assert len(found.scores) == len(expected[1]) <= detector.metadata.max_per_img
-    best = slice(None, 10)
-    np.testing.assert_allclose(found.scores[best], expected[1][best], atol=1e-4)
+    path = write(tmp_path / 'm.onnx', YOLOV8, config, batch_size=None, candidates=candidates)
+    detector = Detector(path, score_threshold=0.001, backend=backend)
+    assert detector.metadata.keep_ratio
+    assert detector.metadata.nms_iou == (0.7 if candidates else None)
+    batch = [photo, np.ascontiguousarray(photo[::-1]), np.ascontiguousarray(photo[:100])]
+    for image, found in zip(batch, detector(batch)):
+        boxes, *rest = pytorch_detections(YOLOV8, image, config)
+        # mmdet lets boxes reach into the padding
+        expected = boxes.clip(0, np.float32(image.shape[1::-1] * 2)), *rest
+        assert len(found.scores) == len(expected[1]) > 10
+        np.testing.assert_allclose(found.scores, expected[1], atol=1e-4)
+        assert compare(expected, found).within(0.1, 1e-4)
+
+
+def test_suppression_pads_with_scores_of_zero(photo, tmp_path):
+    """Where fewer are left than fit; they are no detections."""
+    detector = copy.deepcopy(detector_of(YOLOV8))
+    detector.test_cfg = dict(detector.test_cfg, nms=dict(type='nms', iou_threshold=0.05))
+    config, options = config_of(YOLOV8), ExportOptions(HW, batch_size=2)
+    metadata = describe(detector, config, options, CLASSES)
+    export_onnx(detector, tmp_path / 'm.onnx', options, metadata)
+    exported = Detector(tmp_path / 'm.onnx', score_threshold=0.0)
+    boxes, scores, labels = exported.runner.run(exported.feeds([photo, photo[::-1]])[0])
+    assert boxes.shape == (2, 300, 4) and scores.shape == labels.shape == (2, 300)
+    for found, values in zip(exported([photo, photo[::-1]]), scores):
+        assert 10 < len(found.scores) < 300 and (found.scores > 0.001).all()
+        assert (values[len(found.scores) :] == 0).all()
+        kept = suppress(found.boxes, found.labels, 0.05)
+        assert len(kept) == len(found.boxes)  # nothing that overlaps is left
+    assert compare_with_pytorch(detector, exported, [photo]).within(0.1, 1e-4)
+
+
+# fmt: off
+BAD_SUPPRESSION = [
+    (YOLOV8, dict(type='soft_nms', iou_threshold=0.5),                   False, 'type=.nms.'),
+    (YOLOV8, dict(type='nms', iou_threshold=0.5, class_agnostic=True),   False, 'class_agnostic'),
+    (ATTO,   None,                            True,  'DFINE finds objects once.*--candidates'),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(('name', 'nms', 'candidates', 'message'), BAD_SUPPRESSION)
+def test_bad_suppression(tmp_path, name, nms, candidates, message):
+    detector = copy.copy(detector_of(name))
+    if nms:
+        detector.test_cfg = dict(detector.test_cfg, nms=nms)
+    with pytest.raises(ValueError, match=message):
+        export_onnx(detector, tmp_path / 'm.onnx', ExportOptions(HW, candidates=candidates))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_suppress():
