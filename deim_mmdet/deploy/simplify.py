@@ -120,7 +120,8 @@ def _sizes(node: Node, graph: Graph, known: Dict[str, np.ndarray]) -> Optional[n
         values.append(value)
     if not values or any(value is None for value in values):
         return None
-    return np.asarray(_SIZE_OPERATORS[node.op_type](node, *values), object)
+    value = _SIZE_OPERATORS[node.op_type](node, *values)
+    return None if value is None else np.asarray(value, object)
 
 
 def _gather(node, data, index):

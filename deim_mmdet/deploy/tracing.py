@@ -24,7 +24,7 @@ class MarkSinglePrecision(TorchFunctionMode):
 
 
 class FixSizes(TorchFunctionMode):
-    """While it is active, ``tensor.shape`` and ``tensor.size()`` are numbers, where a trace has symbols.
+    """While it is active, sizes of tensors are numbers, where a trace has symbols.
 
     Args:
         but_batch (bool): Leave the first dimension a symbol, which is the batch, or a multiple of
@@ -44,6 +44,19 @@ class FixSizes(TorchFunctionMode):
             return out if self.but_batch and dim in (0, -args[0].ndim) else int(out)
         sides = tuple(int(side) for side in out)
         return (*out[:1], *sides[1:]) if self.but_batch else sides
+
+
+class LinspaceOfOne(TorchFunctionMode):
+    """While it is active, ``torch.linspace`` of one step is its start; the exporter's divides by
+    the number of steps less one.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func != torch.linspace:
+            return func(*args, **(kwargs or {}))
+        start, end, steps = args
+        step = (end - start) / torch.as_tensor(steps - 1).clamp(min=1)
+        return start + step * torch.arange(steps, **kwargs)
 
 
 class _Single(torch.autograd.Function):
