@@ -1,4 +1,4 @@
 # float16 where it is enough, see docs/deployment.md; for GPUs.
-_base_ = './_base_/dynamic.py'
+_base_ = './detection_onnxruntime_dynamic.py'
 
-backend_config = dict(type='onnxruntime', precision='fp16')
+backend_config = dict(precision='fp16')

@@ -5,15 +5,22 @@ import logging
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
+import numpy as np
 import torch
 from mmdeploy.backend.base import BACKEND_MANAGERS, BaseWrapper
 from mmdeploy.backend.onnxruntime.backend_manager import ONNXRuntimeManager
 from mmdeploy.backend.openvino.backend_manager import OpenVINOManager
+from mmdeploy.backend.tensorrt.backend_manager import TensorRTManager
+from mmdeploy.utils import get_common_config, get_ir_config, get_model_inputs
 from mmdeploy.utils.timer import TimeCounter
 from torch import Tensor
 
 from deim_mmdet.convert import new_outputs
+from deim_mmdet.deploy import tensorrt_api
 from deim_mmdet.deploy.runners.runner import import_backend
+
+# What a deploy config calls the shapes of an engine.
+RANGE = ('min', 'opt', 'max')
 
 
 @BACKEND_MANAGERS.register('onnxruntime')
@@ -91,3 +98,147 @@ class CurrentOpenVINOWrapper(BaseWrapper):
     @TimeCounter.count_time('OpenVINO')
     def _run(self, inputs: Dict[str, Any]):
         return self.request.infer(inputs)
+
+
+@BACKEND_MANAGERS.register('tensorrt')
+class CurrentTensorRT(TensorRTManager):
+    """TensorRT from 10 on, and TensorRT-RTX; older ones are left to mmdeploy.
+
+    Engines are strongly typed: what is float16 says the graph, not a flag of the builder.
+    """
+
+    @classmethod
+    def is_available(cls, with_custom_ops: bool = False) -> bool:
+        return bool(tensorrt_api.installed())
+
+    @classmethod
+    def to_backend(
+        cls,
+        ir_files: Sequence[str],
+        work_dir: str,
+        deploy_cfg: Any,
+        log_level: int = logging.INFO,
+        device: str = 'cuda:0',
+        **kwargs,
+    ) -> List[str]:
+        """Write an .engine for each ONNX file.
+
+        Raises:
+            ImportError: TensorRT is missing.
+            ValueError: A graph or shapes for which there can be no engine.
+        """
+        if is_older():
+            return super().to_backend(ir_files, work_dir, deploy_cfg, log_level, device, **kwargs)
+        common = get_common_config(deploy_cfg)
+        # GPUs that are elsewhere, as ['7.5']; None: the one at hand
+        capabilities = common.get('compute_capabilities')
+        trt = tensorrt_api.load(ahead_of_time=capabilities is not None)
+        names = get_ir_config(deploy_cfg)['input_names']
+        written = []
+        for path, settings in zip(ir_files, get_model_inputs(deploy_cfg)):
+            shapes = settings['input_shapes']
+            ranges = {
+                name: tuple(tuple(shapes[name][f'{which}_shape']) for which in RANGE)
+                for name in names
+            }
+            plan = build_plan(trt, path, ranges, capabilities)
+            target = Path(work_dir, settings.get('save_file', Path(path).stem + '.engine'))
+            with new_outputs([target], overwrite=True) as new:
+                new[0].write_bytes(plan)
+            written.append(str(target))
+        return written
+
+    @classmethod
+    def build_wrapper(
+        cls,
+        backend_files: Sequence[str],
+        device: str = 'cuda:0',
+        input_names: Optional[Sequence[str]] = None,
+        output_names: Optional[Sequence[str]] = None,
+        deploy_cfg: Optional[Any] = None,
+        **kwargs,
+    ) -> BaseWrapper:
+        if is_older():
+            return super().build_wrapper(backend_files, device, input_names, output_names)
+        return CurrentTensorRTWrapper(backend_files[0], output_names, device)
+
+
+class CurrentTensorRTWrapper(BaseWrapper):
+    """Runs an engine on PyTorch's current stream.
+
+    Args:
+        path (str): The .engine.
+        output_names (Sequence[str]): Names of the outputs, in the order they are wanted in.
+        device (str): The GPU.
+
+    Raises:
+        ImportError: TensorRT is missing.
+        ValueError: An engine of another GPU or version.
+    """
+
+    def __init__(self, path: str, output_names: Sequence[str], device: str = 'cuda:0') -> None:
+        super().__init__(output_names)
+        self.trt, self.device = tensorrt_api.load(), torch.device(device)
+        self.logger = self.trt.new_logger()
+        with torch.cuda.device(self.device):
+            self.runtime = self.trt.module.Runtime(self.logger)
+            self.engine = self.runtime.deserialize_cuda_engine(Path(path).read_bytes())
+            if self.engine is None:
+                raise ValueError(
+                    f'{self.trt.name} cannot run {path} on {torch.cuda.get_device_name()}: '
+                    f'{"; ".join(self.logger.errors)}. Convert again on this machine'
+                )
+            # PyTorch's allocator may move between runs, so no CUDA graphs
+            self.context, _ = self.trt.create_context(self.engine, cuda_graphs=False)
+
+    def forward(self, inputs: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Outputs by name, of inputs by name."""
+        inputs = {name: value.to(self.device).contiguous() for name, value in inputs.items()}
+        for name, value in inputs.items():
+            if not self.context.set_input_shape(name, tuple(value.shape)):
+                raise ValueError(
+                    f'{tuple(value.shape)} is no shape that the engine was built for: see '
+                    'input_shapes of the deploy config'
+                )
+        outputs = {}
+        for name in self._output_names:
+            dtype = self.trt.module.nptype(self.engine.get_tensor_dtype(name))
+            dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+            shape = tuple(self.context.get_tensor_shape(name))
+            outputs[name] = torch.empty(shape, dtype=dtype, device=self.device)
+        for name, value in (*inputs.items(), *outputs.items()):
+            self.context.set_tensor_address(name, value.data_ptr())
+        self._run()
+        return outputs
+
+    @TimeCounter.count_time('TensorRT')
+    def _run(self) -> None:
+        stream = torch.cuda.current_stream(self.device)
+        if not self.context.execute_async_v3(stream.cuda_stream):
+            raise RuntimeError(f'{self.trt.name}: {"; ".join(self.logger.errors)}')
+
+
+def is_older() -> bool:
+    """Whether the TensorRT that is there is one that mmdeploy was written for."""
+    found = [trt for trt in tensorrt_api.installed() if not trt.is_rtx]
+    return bool(found) and int(found[0].version.split('.')[0]) < tensorrt_api.OLDEST
+
+
+def build_plan(
+    trt: tensorrt_api.TensorRT,
+    path: str,
+    ranges: Dict[str, Sequence[Sequence[int]]],
+    capabilities: Optional[Sequence[str]],
+) -> bytes:
+    """An engine of an ONNX file.
+
+    Args:
+        trt (TensorRT): What builds it.
+        path (str): The ONNX file.
+        ranges (dict[str, Sequence]): Smallest, best and largest shape of each input.
+        capabilities (Sequence[str], optional): GPUs to build for; None: the one at hand.
+    """
+    from deim_mmdet.deploy.tensorrt_engine import Graph, _plan
+
+    graph = Graph(Path(path), Path(path).read_bytes(), None, {}, [])
+    return bytes(_plan(trt, graph, ranges, capabilities, None, tf32=False, detailed=False))

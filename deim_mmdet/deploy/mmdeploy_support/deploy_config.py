@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """What a deploy config may ask for."""
 
+import numpy as np
 from mmdeploy.utils import (
     get_backend,
     get_calib_filename,
@@ -27,6 +28,11 @@ def check(config: Config) -> None:
     backend = get_backend(config).value
     codebase = get_codebase_config(config)
     if backend == 'sdk':  # runs what was made
+        if int(np.__version__.split('.')[0]) > 1:
+            raise ValueError(
+                'the class labels that mmdeploy_runtime 1.3.1 returns are wrong with NumPy 2 or '
+                f'newer, found {np.__version__}: run this where NumPy is older'
+            )
         return
     if backend not in BACKENDS:
         raise ValueError(f'backend_config.type must be one of {", ".join(BACKENDS)}, got {backend}')

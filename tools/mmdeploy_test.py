@@ -1,0 +1,58 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""AP of what tools/mmdeploy_convert.py made, by mmdeploy.
+
+    python tools/mmdeploy_test.py DEPLOY_CONFIG CONFIG --model FILE
+
+For those who have mmdeploy from pip, without its tools/test.py; that one does the same, with the
+same arguments.
+"""
+
+import argparse
+
+from mmengine.config import DictAction
+
+from deim_mmdet.deploy.runners.runner import import_backend
+
+
+def parse_args(args=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('deploy_config', help='the one that the model was made by')
+    parser.add_argument('config', help='config with the test set')
+    parser.add_argument(
+        '--model', nargs='+', required=True, help='file that was made; for the SDK its folder'
+    )
+    parser.add_argument('--device', default='cpu', help='cpu or cuda:0')
+    parser.add_argument('--work-dir', default='work_dirs/mmdeploy_test', help='folder for logs')
+    parser.add_argument('--batch-size', type=int, default=1, help='images per run')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
+    return parser.parse_args(args)
+
+
+def main(args=None) -> dict:
+    args = parse_args(args)
+    try:
+        return test(args)
+    except (AssertionError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from None
+
+
+def test(args) -> dict:
+    """Metrics of the test set."""
+    import_backend('mmdeploy', 'mmdeploy')
+    from mmdeploy.apis import build_task_processor
+    from mmdeploy.utils import load_config
+
+    deploy_config, config = load_config(args.deploy_config, args.config)
+    config.merge_from_dict(args.cfg_options or {})
+    task = build_task_processor(config, deploy_config, args.device)
+    loader = dict(config.test_dataloader, batch_size=args.batch_size)
+    loader['dataset'] = task.build_dataset(loader['dataset'])
+    model = task.build_backend_model(args.model, task.update_data_preprocessor)
+    runner = task.build_test_runner(model, args.work_dir, dataloader=task.build_dataloader(loader))
+    return runner.test()
+
+
+if __name__ == '__main__':
+    main()
