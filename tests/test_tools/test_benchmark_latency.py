@@ -1,0 +1,163 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""The command line of tools/benchmark_latency.py; how it measures is tested in test_deploy."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+
+from deim_mmdet.deploy import ExportOptions
+from deim_mmdet.deploy.latency import Candidate, Report, Timing
+from deim_mmdet.machine import Machine
+from tests.test_deploy.models import ATTO, config_of, detector_of, export
+
+ROOT = Path(__file__).parents[2]
+CONFIG = str(ROOT / f'configs/{ATTO}.py')
+SMALL = ['--size', '192', '192', '--threads', '1', '--runs', '4', '--block', '2', '--warmup', '1']
+
+
+@pytest.fixture
+def main(tool):
+    return tool('benchmark_latency').main
+
+
+@pytest.fixture(scope='module')
+def graph(tmp_path_factory):
+    path = tmp_path_factory.mktemp('exported') / 'atto.onnx'
+    export(detector_of(ATTO), config_of(ATTO), path, ExportOptions(hw=(192, 192)))
+    return path
+
+
+@pytest.fixture(scope='module')
+def report(tmp_path_factory):
+    """As if ONNX Runtime had been measured here before."""
+    from deim_mmdet.deploy.latency import Protocol, Result
+
+    results = [
+        Result('ONNX Runtime, atto.onnx', 'float32', 'cpu', stage, 'host', Timing.of([1e3]), 1.0)
+        for stage in ('network', 'detections', 'end to end')
+    ]
+    protocol = Protocol(hw=(192, 192), runs=4, block=2, warmup=1)
+    path = tmp_path_factory.mktemp('reports') / 'old.json'
+    found = Report(Machine.here(), protocol, dict(python='2.7'), results, date='2026-01-31 12:00')
+    path.write_text(found.to_json())
+    return path
+
+
+def changed(report: Path, path: Path, **values) -> str:
+    """A report with other values, by 'section.key'."""
+    content = json.loads(report.read_text())
+    for name, value in values.items():
+        *section, key = name.split('__')
+        (content[section[0]] if section else content)[key] = value
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def test_config(main, tmp_path, capsys):
+    out = tmp_path / 'new.json'
+    main([CONFIG, *SMALL, '--backends', 'pytorch', 'onnxruntime', '--json', str(out)])
+    report = Report.from_json(out.read_text(), 'new.json')
+    assert [(r.candidate, r.stage, r.timing.runs) for r in report.results] == [
+        (candidate, stage, 4)
+        for stage in ('network', 'detections', 'end to end')
+        for candidate in ('PyTorch', 'ONNX Runtime')
+    ]
+    assert report.machine == Machine.here() and report.protocol.threads == 1
+    assert {'torch', 'onnxruntime', 'deim_mmdet'} <= set(report.versions)
+    assert [r.ratio for r in report.results[::2]] == [1, 1, 1]
+    assert {(r.precision, r.clock) for r in report.results if r.device == 'cpu'} <= {
+        ('float32', 'host')
+    }
+    text = capsys.readouterr().out
+    assert '1 x 192 x 192, 1 threads, 4 runs in turns of 2 after 1 for warm-up' in text
+    assert 'fastest, end to end: ' in text and 'x PyTorch' in text
+
+
+def test_files_and_comparison(main, graph, report, capsys):
+    pytest.importorskip('openvino')
+    main([str(graph), *SMALL, '--backends', 'onnxruntime', 'openvino', '--compare', str(report)])
+    text = capsys.readouterr().out
+    assert 'ONNX Runtime, atto.onnx' in text and 'OpenVINO, atto.onnx' in text
+    comparison = text[text.index('median, 2026-01-31 12:00') :]
+    assert comparison.count('1000.00') == 3 and 'OpenVINO' not in comparison.split('python:')[0]
+    assert 'python: 2.7, now 3.' in text
+
+
+def test_a_report_is_shown(main, report, tmp_path, capsys):
+    half = changed(report, tmp_path / 'half.json', date='2026-02-01 12:00')
+    main([half, '--compare', str(report)])
+    text = capsys.readouterr().out
+    assert 'median, 2026-01-31' in text and '1.000' in text
+
+
+def test_other_machines_and_protocols(main, graph, report, tmp_path):
+    """Refused before anything is measured, and when two reports are shown."""
+    other = changed(report, tmp_path / 'other.json', machine__cpu='Xeon')
+    for source in (str(graph), str(report)):
+        with pytest.raises(SystemExit, match='error: times of different machines .*there Xeon'):
+            main([source, *SMALL, '--compare', other])
+    with pytest.raises(SystemExit, match='error: .*here runs 5; there runs 4'):
+        main([str(graph), *SMALL, '--runs', '5', '--compare', str(report)])
+
+
+# fmt: off
+BAD = [
+    (['GRAPH', '--runs', '0'],                  'runs must be at least 1, got 0'),
+    (['GRAPH', '--threads', '0'],               'threads must be at least 1, got 0'),
+    (['missing.onnx'],                          'missing.onnx: no such file'),
+    (['GRAPH', '--compare', 'missing.json'],    'missing.json: no such file'),
+    (['GRAPH', '--compare', 'GRAPH'],           'atto.onnx is no report of tools/'),
+    (['GRAPH', '--compare', 'NEWER'],           'newer.json is of format 9, this version .* reads'),
+    (['REPORT', 'GRAPH'],                       'old.json: give .* or a report .* alone'),
+    (['GRAPH', '--json', 'REPORT'],             'old.json exists'),
+    (['GRAPH', '--baseline', 'Caffe'],          "one of ONNX Runtime, atto.onnx; got 'Caffe'"),
+    (['GRAPH', '--backends', 'pytorch'],        'pytorch run none of .*atto.onnx'),
+    (['GRAPH', '--batch-size', '2'],            'takes 1 images, the protocol has 2'),
+    (['GRAPH', '--size', '64', '64'],           r'takes images of \(192, 192\), .* has \(64, 64\)'),
+    ([CONFIG, '--size', '100', '100'],          'multiples of 32, got 100 x 100: take 128 x 128'),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(('arguments', 'message'), BAD)
+def test_bad_arguments(main, graph, report, tmp_path, arguments, message):
+    names = dict(GRAPH=graph, REPORT=report)
+    names['NEWER'] = changed(report, tmp_path / 'newer.json', format=9)
+    before = report.read_text()
+    arguments = [str(names.get(argument, argument)) for argument in arguments]
+    with pytest.raises(SystemExit, match=f'error: .*{message}'):
+        main([*SMALL, *arguments])
+    assert report.read_text() == before
+
+
+def test_what_is_missing_is_skipped_unless_it_was_asked_for(tool, capsys):
+    make_all = tool('benchmark_latency').make_all
+
+    def missing():
+        raise ImportError("openvino is missing: pip install 'deim_mmdet[deploy]'")
+
+    def broken():
+        def timer(count):
+            raise RuntimeError('no\ncompiler')
+
+        return Candidate('compiled', 'float32', 'cpu', dict(network=timer))
+
+    fine = Candidate('fine', 'float32', 'cpu', dict(network=lambda count: [1.0] * count))
+    makers = dict(OpenVINO=missing, compiled=broken, fine=lambda: fine)
+    skipped = {}
+    assert make_all(makers, skipped, named=False) == [fine]
+    assert skipped == {
+        'OpenVINO': "openvino is missing: pip install 'deim_mmdet[deploy]'",
+        'compiled': 'no compiler',
+    }
+    assert 'OpenVINO is skipped: openvino is missing' in capsys.readouterr().out
+    with pytest.raises(ImportError, match=r"pip install 'deim_mmdet\[deploy\]'"):
+        make_all(makers, {}, named=True)
+    with pytest.raises(ValueError, match='compiled does not run here: no'):
+        make_all(dict(compiled=broken), {}, named=True)
+    with pytest.raises(ValueError, match='nothing can be timed: .*openvino is missing'):
+        make_all(dict(OpenVINO=missing), {}, named=False)
