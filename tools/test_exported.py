@@ -1,15 +1,21 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""AP of exported files on the test set of a config, beside that of PyTorch.
+"""AP of exported files on the test set of a config, and their differences from PyTorch.
 
+    python tools/test_exported.py CONFIG --checkpoint CHECKPOINT
     python tools/test_exported.py CONFIG model.onnx model_fp16.onnx --checkpoint CHECKPOINT
 
-Exported files see the image files themselves: what Detector does to them is tested as well.
+Without files, the checkpoint is exported in all forms that a CPU runs: for ONNX Runtime and for
+OpenVINO, in float32 and in float16. Exported files see the image files themselves: what Detector
+does to them is tested as well. Differences are the largest of a side, in pixels of the input, and
+of a score, among the detections that matter.
 """
 
 import argparse
-import os
+import subprocess
 import sys
-from typing import Iterable
+import tempfile
+from pathlib import Path
+from typing import Dict, List
 
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
@@ -18,7 +24,17 @@ from rich.console import Console
 from rich.table import Table
 
 import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
+from deim_mmdet.deploy import Detector
+from deim_mmdet.deploy.detector import read_image
 from deim_mmdet.deploy.evaluation import evaluate, predictor
+
+# name of the file, arguments of tools/export.py
+FORMS = {
+    'float32.onnx': [],
+    'float16.onnx': ['--fp16'],
+    'float32.xml': ['--backend', 'openvino'],
+    'float16.xml': ['--backend', 'openvino', '--fp16'],
+}
 
 
 def parse_args(args=None):
@@ -26,50 +42,125 @@ def parse_args(args=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config with the test set')
-    parser.add_argument('files', nargs='+', help='files that tools/export.py wrote')
+    parser.add_argument('files', nargs='*', help='files that tools/export.py wrote')
     parser.add_argument('--checkpoint', help='weights to test with PyTorch, too')
-    parser.add_argument('--threads', type=int, help='threads of ONNX Runtime')
+    parser.add_argument(
+        '--hw',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='size that images are resized to; defaults to that of the test pipeline',
+    )
+    parser.add_argument(
+        '--images', type=int, help='images to find differences on; defaults to the whole test set'
+    )
+    parser.add_argument('--threads', type=int, help='threads of the CPU for each backend')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
-    return parser.parse_args(args)
+    args = parser.parse_args(args)
+    if not args.files and not args.checkpoint:
+        parser.error('give files, or --checkpoint, which is exported then')
+    return args
 
 
 def main(args=None) -> None:
     args = parse_args(args)
     MMLogger.get_instance('mmengine', log_level='WARNING')
     try:
-        config = Config.fromfile(args.config)
-        if args.cfg_options:
-            config.merge_from_dict(args.cfg_options)
-        init_default_scope(config.get('default_scope', 'mmdet'))
-        show({name: evaluate(config, run) for name, run in runs(args, config)})
+        with tempfile.TemporaryDirectory() as scratch:
+            show(run(args, Path(scratch)))
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
 
 
-def runs(args, config: Config) -> Iterable[tuple]:
-    """(name, function from a batch of the test set to predictions) of everything to test."""
-    from deim_mmdet.deploy import Detector
-
+def run(args, scratch: Path) -> List[Dict[str, str]]:
+    """Rows of the table."""
+    config = Config.fromfile(args.config)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    if args.hw:
+        resize_tests(config, args.hw)
+    init_default_scope(config.get('default_scope', 'mmdet'))
+    files = args.files or export_all(args, config, scratch)
     # opened first: a file that is missing is told before anything runs
-    detectors = {path: Detector(path, 0.0, threads=args.threads) for path in args.files}
+    detectors = [Detector(path, 0.0, threads=args.threads) for path in files]
+    rows, detector = [], None
     if args.checkpoint:
         from mmdet.apis import init_detector
 
         detector = init_detector(config, args.checkpoint, device='cpu')
-        yield 'PyTorch', detector.test_step
-    for path, detector in detectors.items():
-        meta = detector.metadata
-        yield f'{os.path.basename(path)}, {meta.precision}', predictor(detector)
+        rows.append({'': 'PyTorch', **metrics(config, detector.test_step)})
+    for path, exported in zip(files, detectors):
+        meta = exported.metadata
+        title = f'{exported.runner.name}, {meta.precision}'
+        if args.files:
+            title = f'{Path(path).name}: {title}'
+        rows.append({'': title, **metrics(config, predictor(exported))})
+        if detector is not None:
+            rows[-1].update(differences(detector, exported, test_images(config, args.images)))
+    return rows
 
 
-def show(results: dict) -> None:
+def resize_tests(config: Config, hw) -> None:
+    """Let the test pipeline make images of another size."""
+    from deim_mmdet.deploy.description import find_pipeline
+
+    for step in find_pipeline(config.test_dataloader.dataset):
+        if step['type'] == 'Resize':
+            step['scale'] = tuple(hw[::-1])
+        elif step['type'] == 'Pad' and 'size' in step:
+            step['size'] = tuple(hw[::-1])
+
+
+def export_all(args, config: Config, folder: Path) -> List[Path]:
+    """The checkpoint in all forms."""
+    config.dump(str(folder / 'config.py'))
+    size = ['--hw', *map(str, args.hw)] if args.hw else []
+    for name, form in FORMS.items():
+        command = [Path(__file__).with_name('export.py'), folder / 'config.py', args.checkpoint]
+        done = subprocess.run(
+            [sys.executable, *command, '--out', folder / name, *form, *size],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise ValueError(f'export failed:\n{done.stderr.strip()}')
+    return [folder / name for name in FORMS]
+
+
+def metrics(config: Config, run) -> Dict[str, str]:
+    found = evaluate(config, run)
+    return {name.split('/')[-1]: f'{value:.4f}' for name, value in found.items()}
+
+
+def differences(detector, exported: Detector, images: list) -> Dict[str, str]:
+    from deim_mmdet.deploy import compare_with_pytorch
+
+    found = compare_with_pytorch(detector, exported, images)
+    return {
+        'pixels': f'{found.box:.2g}',
+        'score': f'{found.score:.2g}',
+        'compared': str(found.count),
+        'missing': str(found.missing),
+    }
+
+
+def test_images(config: Config, count) -> list:
+    """Images of the test set, in pixels; ``count`` None: all."""
+    from mmdet.registry import DATASETS
+
+    dataset = DATASETS.build(dict(config.test_dataloader.dataset, pipeline=[]))
+    numbers = range(len(dataset))[:count]
+    return [read_image(dataset.get_data_info(i)['img_path']) for i in numbers]
+
+
+def show(rows: List[Dict[str, str]]) -> None:
+    """A table; cells that a row does not have stay empty."""
     table = Table()
-    table.add_column('')
-    names = list(next(iter(results.values())))
+    names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
-        table.add_column(name.split('/')[-1], justify='right')
-    for title, metrics in results.items():
-        table.add_row(title, *(f'{metrics[name]:.4f}' for name in names))
+        table.add_column(name, justify='right' if name else 'left')
+    for row in rows:
+        table.add_row(*(row.get(name, '') for name in names))
     Console(width=160 if not sys.stdout.isatty() else None).print(table)
 
 
