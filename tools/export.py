@@ -6,10 +6,12 @@
     python tools/export.py CONFIG CHECKPOINT --input uint8 --layout nhwc --channels bgr --resize
     python tools/export.py CONFIG CHECKPOINT --backend openvino
     python tools/export.py CONFIG CHECKPOINT --backend tensorrt --fp16 --compute-capability 7.5
+    python tools/export.py CONFIG CHECKPOINT --int8 --fp16 --calibration-images FOLDER
 
 The whole way from the image to boxes, scores and labels is inside the graph, in standard ONNX
 operators. The file says how images are prepared for it; deim_mmdet.deploy.Detector reads that.
-Nothing is written unless PyTorch and the file agree on a sample image.
+Nothing is written unless PyTorch and the file agree on a sample image. With --int8 that is the file
+before it gets integers; what they cost is measured then, and printed.
 """
 
 import argparse
@@ -38,6 +40,10 @@ ENDINGS = {
 }
 # Largest accepted differences: pixels of a side and of a score.
 TOLERANCES = {'float32': (0.1, 1e-4), 'float16': (1.0, 1e-2)}
+IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+# Images of the calibration folder that int8 and float are compared on.
+HELD_OUT = 50
+SENSITIVITY_IMAGES, SENSITIVITY_ROWS = 8, 10
 
 
 def parse_args(args=None):
@@ -58,8 +64,6 @@ def parse_args(args=None):
         action='store_true',
         help='a strongly typed float16 graph; with openvino, weights in float16',
     )
-    parser.add_argument('--int8', action='store_true', help='quantised by the calibration images')
-    parser.add_argument('--calibration-images', metavar='FOLDER', help='images like those to come')
     parser.add_argument(
         '--compute-capability',
         nargs='+',
@@ -101,7 +105,9 @@ def parse_args(args=None):
         action='store_true',
         help='yolov8: leave non-maximum suppression to Detector, as with tensorrt always',
     )
-    parser.add_argument('--opset', type=int, default=17, help='version of the ONNX operators')
+    parser.add_argument(
+        '--opset', type=int, help='version of the ONNX operators; default 17, 19 for --int8 --fp16'
+    )
     parser.add_argument(
         '--image', nargs='+', help='images to compare on; defaults to some of the test set'
     )
@@ -114,7 +120,51 @@ def parse_args(args=None):
     )
     parser.add_argument('--score-threshold', type=float, default=0.3, help='what Detector keeps')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
+    add_int8_arguments(parser.add_argument_group('eight-bit integers'))
     return parser.parse_args(args)
+
+
+def add_int8_arguments(group) -> None:
+    group.add_argument(
+        '--int8',
+        action='store_true',
+        help='convolutions in int8, by images; what is left is float32, or float16 with --fp16',
+    )
+    group.add_argument('--calibration-images', metavar='FOLDER', help='images like those to come')
+    group.add_argument(
+        '--calibration-count', type=int, default=200, metavar='N', help='images to take of them'
+    )
+    group.add_argument(
+        '--calibration-method',
+        choices=('max', 'percentile', 'entropy'),
+        default='max',
+        help='value that becomes the largest integer',
+    )
+    group.add_argument('--int8-matmul', action='store_true', help='matrix products in int8, too')
+    group.add_argument(
+        '--int8-ends',
+        action='store_true',
+        help='also the layers that read the image, and those that compute or read results',
+    )
+    group.add_argument(
+        '--float-layers',
+        nargs='+',
+        default=[],
+        metavar='PATTERN',
+        help="layers that stay as they are, as '/backbone/stem/*'",
+    )
+    group.add_argument(
+        '--sensitivity', action='store_true', help='list the layers that cost most, each alone'
+    )
+    group.add_argument(
+        '--agreement',
+        action='store_true',
+        help='compare detections on images of the folder, not AP on the test set, which takes long '
+        'if that is large',
+    )
+    group.add_argument(
+        '--max-ap-drop', type=float, metavar='POINTS', help='write nothing if AP falls by more'
+    )
 
 
 def main(args=None) -> None:
@@ -139,9 +189,8 @@ def run(args) -> None:
         export_onnx,
     )
 
-    if args.int8 and not args.calibration_images:
-        raise ValueError('--int8 needs --calibration-images FOLDER')
     out = output_path(args)
+    calibration, held_out = calibration_images(args)
     if not os.path.isfile(args.checkpoint):
         raise FileNotFoundError(f'{args.checkpoint}: no such file')
     config = Config.fromfile(args.config)
@@ -153,7 +202,7 @@ def run(args) -> None:
         batch_size=None if args.dynamic_batch else args.batch_size,
         dynamic_size=args.dynamic_size,
         half=args.fp16 and args.backend != 'openvino',
-        opset=args.opset,
+        opset=args.opset or (19 if args.int8 and args.fp16 else 17),
         candidates=args.candidates,
     )
     MMLogger.get_instance('mmengine', log_level='WARNING')
@@ -182,7 +231,9 @@ def run(args) -> None:
         graph = Path(scratch, 'model.onnx')
         model = export_onnx(detector, graph, options, metadata)
         if args.int8:
-            graph = quantize_graph(graph, args)
+            check(graph)
+            model, graph, check = quantize_graph(graph, args, config, calibration, held_out)
+            metadata = replace(metadata, precision='int8')
         WRITERS[args.backend](graph, out, args, check)
     sizes = ', '.join(
         f'{path.name} {path.stat().st_size / 1e6:.1f} MB' for path in files_of(out, args.backend)
@@ -237,16 +288,99 @@ WRITERS = {
 }
 
 
-def quantize_graph(graph: Path, args) -> Path:
-    """The graph with eight-bit integers in its convolutions and products."""
+def calibration_images(args) -> tuple:
+    """Images to calibrate on, and some others, both from everywhere in the folder."""
+    if not args.int8:
+        return [], []
+    if not args.calibration_images:
+        raise ValueError('--int8 needs --calibration-images FOLDER')
+    if args.calibration_count < 1:
+        raise ValueError(f'--calibration-count must be at least 1, got {args.calibration_count}')
+    folder = Path(args.calibration_images)
+    if not folder.is_dir():
+        raise FileNotFoundError(f'--calibration-images {folder}: no such folder')
+    images = sorted(path for path in folder.rglob('*') if path.suffix.lower() in IMAGE_ENDINGS)
+    if not images:
+        raise ValueError(
+            f'--calibration-images {folder} holds no images (files *{", *".join(IMAGE_ENDINGS)})'
+        )
+    calibration = spread(images, args.calibration_count)
+    rest = sorted(set(images).difference(calibration))
+    return calibration, spread(rest, HELD_OUT)
+
+
+def spread(values: list, count: int) -> list:
+    """So many of them, at equal distances."""
+    if len(values) <= count:
+        return values
+    return [values[i * len(values) // count] for i in range(count)]
+
+
+def quantize_graph(graph: Path, args, config: Config, calibration: list, held_out: list) -> tuple:
+    """The graph with int8 layers, its file, and a function that reports what that costs."""
+    import onnx
+
     from deim_mmdet.deploy import Detector
     from deim_mmdet.deploy.quantize import quantize
 
-    detector = Detector(graph)
-    images = sorted(path for path in Path(args.calibration_images).iterdir() if path.is_file())
+    has_test_set = not args.agreement and bool(test_images(config, 1))
+    if args.max_ap_drop is not None and not has_test_set:
+        raise ValueError('--max-ap-drop needs the test set of the config, and no --agreement')
+    detector = Detector(graph, 0.0)
+    choice = dict(
+        operators=('Conv', 'MatMul') if args.int8_matmul else ('Conv',),
+        method=args.calibration_method,
+        skip=args.float_layers,
+        ends=args.int8_ends,
+    )
     out = graph.with_name('int8.onnx')
-    quantize(graph, out, (detector.feeds([path])[0] for path in images))
-    return out
+    layers = quantize(graph, out, (detector.feeds([path])[0] for path in calibration), **choice)
+    print(f'{len(layers)} layers in int8, calibrated on {len(calibration)} images')
+    if args.sensitivity:
+        report_sensitivity(graph, spread(calibration, SENSITIVITY_IMAGES), choice)
+
+    def check(path: Path) -> None:
+        if has_test_set:
+            report_ap(detector, Detector(path, 0.0), config, args.max_ap_drop)
+        else:
+            report_agreement(detector, Detector(path, 0.0), held_out, calibration)
+
+    return onnx.load(out), out, check
+
+
+def report_ap(before, after, config: Config, max_drop) -> None:
+    from deim_mmdet.deploy.evaluation import evaluate, predictor
+
+    results = [evaluate(config, predictor(detector)) for detector in (before, after)]
+    for name in list(results[0])[:2]:
+        old, new = (100 * metrics[name] for metrics in results)
+        print(f'{name} on the test set: {old:.1f} before, {new:.1f} in int8 ({new - old:+.1f})')
+    name = next(iter(results[0]))
+    drop = 100 * (results[0][name] - results[1][name])
+    if max_drop is not None and drop > max_drop:
+        raise ValueError(
+            f'{name} falls by {drop:.1f} points, more than --max-ap-drop {max_drop:g}: nothing was '
+            'written. --sensitivity names the layers that cost most, --float-layers leaves them.'
+        )
+
+
+def report_agreement(before, after, held_out: list, calibration: list) -> None:
+    from deim_mmdet.deploy.agreement import compare_files
+
+    images, source = held_out, f'{len(held_out)} other images of the folder'
+    if not images:
+        images = spread(calibration, HELD_OUT)
+        source = f'{len(images)} images of the calibration, for want of others'
+    print(f'int8 against float on {source}: {compare_files(before, after, images)}')
+
+
+def report_sensitivity(graph: Path, images: list, choice: dict) -> None:
+    from deim_mmdet.deploy.quantize import sensitivity
+
+    costs = sensitivity(graph, images, **choice)
+    print(f'each layer alone in int8, on {len(images)} images; the {SENSITIVITY_ROWS} worst:')
+    for name, agreement in costs[:SENSITIVITY_ROWS]:
+        print(f'  {agreement.loss:.4f}  {name}')
 
 
 def sample_images(paths, config: Config, hw, count: int = 4):
