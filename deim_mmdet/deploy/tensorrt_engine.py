@@ -11,7 +11,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from deim_mmdet.new_output import new_output, new_outputs, refuse_to_lose
 
@@ -76,8 +76,8 @@ class EngineInfo:
         """
         try:
             values = json.loads(text)
-            found = values.pop('format')
-        except (ValueError, KeyError, AttributeError):
+            found = values['format']
+        except (ValueError, KeyError, TypeError):
             raise ValueError(f'{path} was not written by deim_mmdet. {_again()}') from None
         if found != FORMAT:
             raise ValueError(
@@ -127,6 +127,7 @@ def build_engine(
     tf32: bool = False,
     detailed: bool = False,
     device: int = 0,
+    check: Optional[Callable[[Path], None]] = None,
 ) -> EngineInfo:
     """Build an engine and write it with its description.
 
@@ -147,6 +148,8 @@ def build_engine(
             some pixels. Defaults to False.
         detailed (bool): Keep the layers' types and shapes in the engine, for profilers.
         device (int): Number of the GPU at hand. Defaults to 0.
+        check (callable, optional): Gets the finished engine, with its description beside it, in
+            another folder; if it raises, nothing is left at ``out``.
 
     Raises:
         FileExistsError: One of the files exists.
@@ -197,6 +200,8 @@ def build_engine(
             size=new.stat().st_size,
         )
         description.write_text(info.to_json())
+        if check is not None:
+            check(new)
     return info
 
 
@@ -290,7 +295,12 @@ def _plan(
     network = trt.create_network(builder)
     parser = trt.module.OnnxParser(network, logger)
     if not parser.parse(graph.data):
-        raise ValueError(f'{trt.name} cannot read {graph.path}: {_parser_errors(parser)}')
+        suppresses = any(
+            parser.get_error(i).node_operator() == 'NonMaxSuppression'
+            for i in range(parser.num_errors)
+        )
+        hint = '. Export with --candidates, which leaves it to Detector' if suppresses else ''
+        raise ValueError(f'{trt.name} cannot read {graph.path}: {_parser_errors(parser)}{hint}')
     config = builder.create_builder_config()
     trt.set_capabilities(config, capabilities)
     if not tf32:
@@ -464,6 +474,17 @@ def check_gpu(info: EngineInfo, path: PathLike, gpu: Gpu) -> None:
             f'{path} was built on {info.gpu}, for GPUs of that model; here is {gpu.name}. '
             f'{_again()}'
         )
+
+
+def why_not_here(path: PathLike) -> Optional[str]:
+    """What keeps an engine from running on this machine; None: nothing that is known."""
+    try:
+        info, _ = read_engine(path)
+        check_library(info, path, tensorrt_api.load(info.flavour))
+        check_gpu(info, path, open_gpu())
+    except (ImportError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _again() -> str:

@@ -20,7 +20,7 @@ from ..tensorrt_engine import (
     check_library,
     read_engine,
 )
-from .runner import OUTPUTS, Runner
+from .runner import Runner
 
 # Combinations of shapes that are kept ready to run; each has memory of its own.
 MAX_SHAPES = 8
@@ -59,6 +59,8 @@ class TensorRTRunner(Runner):
             or version; a graph that TensorRT cannot build.
     """
 
+    device = 'cuda'
+
     def __init__(
         self,
         path: Union[str, os.PathLike],
@@ -93,7 +95,8 @@ class TensorRTRunner(Runner):
         self._logger = trt.new_logger()
         self._runtime = trt.module.Runtime(self._logger)
         self.engine = self._deserialize(path, plan)
-        self.inputs, self.types = self._tensors()
+        self.types = self._types()
+        self.inputs, self.outputs = (self._names(mode) for mode in ('INPUT', 'OUTPUT'))
         self.stream = Stream()
         self._executions = OrderedDict()
         self._lock = threading.Lock()
@@ -111,10 +114,10 @@ class TensorRTRunner(Runner):
                 np.copyto(execution.buffers[name].host, feeds[name])
                 execution.buffers[name].upload(self.stream)
             execution.launch()
-            for name in OUTPUTS:
+            for name in self.outputs:
                 execution.buffers[name].download(self.stream)
             self.stream.wait()
-            return [execution.buffers[name].host.copy() for name in OUTPUTS]
+            return [execution.buffers[name].host.copy() for name in self.outputs]
 
     def gpu_times(self, feeds: Dict[str, np.ndarray], count: int) -> List[float]:
         """Milliseconds that each of some runs takes on the GPU, without copies to and from it."""
@@ -144,13 +147,16 @@ class TensorRTRunner(Runner):
             )
         return engine
 
-    def _tensors(self) -> Tuple[List[str], Dict[str, np.dtype]]:
-        """Names of the inputs, and the types of all tensors."""
-        module, engine = self.trt.module, self.engine
+    def _types(self) -> Dict[str, np.dtype]:
+        """Types of all inputs and outputs."""
+        engine, nptype = self.engine, self.trt.module.nptype
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        types = {n: np.dtype(module.nptype(engine.get_tensor_dtype(n))) for n in names}
-        mode = module.TensorIOMode.INPUT
-        return [n for n in names if engine.get_tensor_mode(n) == mode], types
+        return {name: np.dtype(nptype(engine.get_tensor_dtype(name))) for name in names}
+
+    def _names(self, mode: str) -> List[str]:
+        """Inputs, or outputs in the graph's order."""
+        mode = getattr(self.trt.module.TensorIOMode, mode)
+        return [name for name in self.types if self.engine.get_tensor_mode(name) == mode]
 
     # ---- one combination of shapes ----
 
