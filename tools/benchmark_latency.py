@@ -83,7 +83,9 @@ def parse_args(args=None):
         choices=('fp32', 'fp16'),
         help='of a config; defaults to fp16 on a GPU and fp32 on a CPU',
     )
-    parser.add_argument('--device', help='cpu or cuda; defaults to the GPU if there is one')
+    parser.add_argument(
+        '--device', choices=('cpu', 'cuda'), help='defaults to the GPU if there is one'
+    )
     parser.add_argument('--threads', type=int, help='of the CPU; defaults to one for each core')
     parser.add_argument('--warmup', type=int, default=default.warmup, help='runs before')
     parser.add_argument('--runs', type=int, default=default.runs, help='runs that count')
@@ -141,8 +143,11 @@ def run_benchmark(args, old) -> Report:
         makers = {}
         if config:
             makers.update(of_config(config, checkpoint, args, protocol, Path(scratch)))
+        required = set(makers) if args.backends else set()
         for file in files:
-            makers.update(of_file(file, args, protocol))
+            found = of_file(file, args, protocol)
+            makers.update(found)
+            required.update(found)
         if not makers:
             raise ValueError(
                 f'{", ".join(args.backends)} run none of {", ".join(args.sources)}: a config or '
@@ -152,11 +157,11 @@ def run_benchmark(args, old) -> Report:
             raise ValueError(
                 f'--baseline must be one of {", ".join(makers)}; got {args.baseline!r}'
             )
-        candidates = make_all(makers, skipped, named=bool(args.backends or files))
+        candidates = make_all(makers, required, skipped)
         baseline = args.baseline or candidates[0].name
-        before = dict(condition(), load=load)
+        before = dict(condition_of(candidates), load=load)
         results = measure(candidates, protocol, baseline)
-        after = condition()
+        after = condition_of(candidates)
     return Report(
         machine,
         protocol,
@@ -227,6 +232,8 @@ def of_config(config: Path, checkpoint, args, protocol: Protocol, scratch: Path)
     from deim_mmdet.deploy.torch_runner import TorchRunner
 
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError('--device cuda: PyTorch sees no GPU; leave it out for the CPU')
     torch.set_num_threads(protocol.threads)
     torch.backends.cudnn.benchmark = True  # the size of the input never changes
     exports = Exports(config, checkpoint, args, protocol, scratch)
@@ -316,7 +323,7 @@ def build_detector(config, checkpoint):
     return detector.eval()
 
 
-def make_all(makers: dict, skipped: dict, named: bool) -> list:
+def make_all(makers: dict, required: set, skipped: dict) -> list:
     """All candidates, after a first run of each; those that cannot run here are noted.
 
     Raises:
@@ -329,9 +336,9 @@ def make_all(makers: dict, skipped: dict, named: bool) -> list:
             for timer in made.timers.values():
                 timer(1)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
-            if named and isinstance(error, RuntimeError):
+            if name in required and isinstance(error, RuntimeError):
                 raise ValueError(f'{name} does not run here: {error}') from None
-            if named:
+            if name in required:
                 raise
             skipped[name] = ' '.join(str(error).split())
             print(f'{name} is skipped: {skipped[name]}', flush=True)
@@ -340,6 +347,14 @@ def make_all(makers: dict, skipped: dict, named: bool) -> list:
     if not candidates:
         raise ValueError(f'nothing can be timed: {skipped}')
     return candidates
+
+
+def condition_of(candidates: list) -> dict:
+    """Of the machine; a GPU has just worked, since the clock of an idle one falls."""
+    for candidate in candidates:
+        if candidate.device != 'cpu':
+            candidate.timers['detections'](10)
+    return condition()
 
 
 def read_report(path: str) -> Report:
@@ -360,6 +375,7 @@ def show(report: Report) -> None:
         f'{protocol.batch_size} x {protocol.hw[0]} x {protocol.hw[1]}, {protocol.threads} threads, '
         f'{protocol.runs} runs in turns of {protocol.block} after {protocol.warmup} for warm-up'
     )
+    print(f'load {report.before.get("load", "?")} before; {clocks(report)}')
     table = Table('stage', 'candidate', 'precision', 'clock')
     for column in ('p5', 'median', 'p90', 'p99', f'x {report.baseline}'):
         table.add_column(column, justify='right')
@@ -387,6 +403,18 @@ def show(report: Report) -> None:
         print(f'skipped: {name}: {reason}')
     for warning in report.warnings:
         print(f'warning: {warning}')
+
+
+def clocks(report: Report) -> str:
+    """Before and after, as 'CPU 2450 -> 2450 MHz, GPU 0 1590 -> 1590 MHz'."""
+    pairs = {'CPU': (report.before.get('cpu_mhz'), report.after.get('cpu_mhz'))}
+    gpus = zip(report.before.get('gpus', ()), report.after.get('gpus', ()))
+    for index, (before, after) in enumerate(gpus):
+        pairs[f'GPU {index}'] = before['sm'], after['sm']
+    return ', '.join(
+        f'{name} {" -> ".join("?" if mhz is None else f"{mhz:g}" for mhz in pair)} MHz'
+        for name, pair in pairs.items()
+    )
 
 
 def show_comparison(report: Report, old: Report) -> None:

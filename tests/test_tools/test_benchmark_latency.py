@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -88,10 +89,16 @@ def test_files_and_comparison(main, graph, report, capsys):
 
 
 def test_a_report_is_shown(main, report, tmp_path, capsys):
-    half = changed(report, tmp_path / 'half.json', date='2026-02-01 12:00')
-    main([half, '--compare', str(report)])
+    conditions = dict(
+        date='2026-02-01 12:00',
+        before=dict(cpu_mhz=2450, gpus=[dict(sm=300.0)]),
+        after=dict(gpus=[dict(sm=1590.0)]),
+    )
+    new = changed(report, tmp_path / 'new.json', **conditions)
+    main([new, '--compare', str(report)])
     text = capsys.readouterr().out
     assert 'median, 2026-01-31' in text and '1.000' in text
+    assert 'CPU 2450 -> ? MHz, GPU 0 300 -> 1590 MHz' in text
 
 
 def test_other_machines_and_protocols(main, graph, report, tmp_path):
@@ -123,6 +130,12 @@ BAD = [
 # fmt: on
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_no_gpu(main):
+    with pytest.raises(SystemExit, match='error: --device cuda: PyTorch sees no GPU'):
+        main([CONFIG, *SMALL, '--device', 'cuda'])
+
+
 @pytest.mark.parametrize(('arguments', 'message'), BAD)
 def test_bad_arguments(main, graph, report, tmp_path, arguments, message):
     names = dict(GRAPH=graph, REPORT=report)
@@ -149,15 +162,15 @@ def test_what_is_missing_is_skipped_unless_it_was_asked_for(tool, capsys):
     fine = Candidate('fine', 'float32', 'cpu', dict(network=lambda count: [1.0] * count))
     makers = dict(OpenVINO=missing, compiled=broken, fine=lambda: fine)
     skipped = {}
-    assert make_all(makers, skipped, named=False) == [fine]
+    assert make_all(makers, {'fine'}, skipped) == [fine]
     assert skipped == {
         'OpenVINO': "openvino is missing: pip install 'deim_mmdet[deploy]'",
         'compiled': 'no compiler',
     }
     assert 'OpenVINO is skipped: openvino is missing' in capsys.readouterr().out
     with pytest.raises(ImportError, match=r"pip install 'deim_mmdet\[deploy\]'"):
-        make_all(makers, {}, named=True)
+        make_all(makers, {'OpenVINO'}, {})
     with pytest.raises(ValueError, match='compiled does not run here: no'):
-        make_all(dict(compiled=broken), {}, named=True)
+        make_all(dict(compiled=broken), {'compiled'}, {})
     with pytest.raises(ValueError, match='nothing can be timed: .*openvino is missing'):
-        make_all(dict(OpenVINO=missing), {}, named=False)
+        make_all(dict(OpenVINO=missing), set(), {})
