@@ -65,12 +65,6 @@ def parse_args(args=None):
         help='a strongly typed float16 graph; with openvino, weights in float16',
     )
     parser.add_argument(
-        '--compute-capability',
-        nargs='+',
-        metavar='X.Y',
-        help='tensorrt: GPUs to build for, 7.5 is the T4; defaults to the one at hand',
-    )
-    parser.add_argument(
         '--hw',
         nargs=2,
         type=int,
@@ -120,8 +114,37 @@ def parse_args(args=None):
     )
     parser.add_argument('--score-threshold', type=float, default=0.3, help='what Detector keeps')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
+    add_tensorrt_arguments(parser.add_argument_group('TensorRT'))
     add_int8_arguments(parser.add_argument_group('eight-bit integers'))
     return parser.parse_args(args)
+
+
+def add_tensorrt_arguments(group) -> None:
+    group.add_argument(
+        '--compute-capability',
+        nargs='+',
+        metavar='X.Y',
+        help='GPUs to build for with TensorRT-RTX, none of which is needed; 7.5 is the T4. '
+        'Defaults to the GPU at hand',
+    )
+    group.add_argument(
+        '--shapes',
+        nargs='+',
+        type=shape_range,
+        metavar='NAME=MIN,BEST,MAX',
+        help='sizes of a dynamic graph, as batch=1,4,8 height=320,640,960 width=320,640,960',
+    )
+    group.add_argument('--timing-cache', metavar='FILE', help='measurements of earlier builds')
+    group.add_argument(
+        '--flavour',
+        choices=('tensorrt', 'tensorrt_rtx'),
+        help='defaults to what is installed; where both are, tensorrt for the GPU at hand',
+    )
+
+
+def shape_range(text: str) -> tuple:
+    name, _, values = text.partition('=')
+    return name, tuple(int(value) for value in values.split(','))
 
 
 def add_int8_arguments(group) -> None:
@@ -190,6 +213,7 @@ def run(args) -> None:
     )
 
     out = output_path(args)
+    refuse_target(args)
     calibration, held_out = calibration_images(args)
     if not os.path.isfile(args.checkpoint):
         raise FileNotFoundError(f'{args.checkpoint}: no such file')
@@ -275,10 +299,41 @@ def write_openvino(graph: Path, out: Path, args, check) -> None:
 
 
 def write_tensorrt(graph: Path, out: Path, args, check) -> None:
-    from deim_mmdet.deploy.tensorrt_engine import build_engine
+    from deim_mmdet.deploy.tensorrt_engine import build_engine, why_not_here
 
-    check(graph)  # an engine cannot be run where there is no GPU of its kind
-    build_engine(graph, out, args.compute_capability, overwrite=args.overwrite)
+    def check_engine(engine: Path) -> None:
+        reason = why_not_here(engine)
+        if reason is None:
+            check(engine)
+        else:
+            print(f'the graph was compared, its engine cannot run on this machine: {reason}')
+
+    check(graph)
+    info = build_engine(
+        graph,
+        out,
+        args.compute_capability,
+        dict(args.shapes or ()),
+        args.timing_cache,
+        args.overwrite,
+        args.flavour,
+        check=check_engine,
+    )
+    gpus = ', '.join(info.compute_capabilities) + (f' ({info.gpu})' if info.gpu else '')
+    print(f'{info.built_by}, compute capability {gpus}')
+
+
+def refuse_target(args) -> None:
+    """Refuse options of TensorRT that cannot be, before the work begins."""
+    if args.backend == 'tensorrt':
+        from deim_mmdet.deploy.tensorrt_engine import choose_target
+
+        choose_target(args.flavour, args.compute_capability)
+        return
+    for name in ('compute_capability', 'shapes', 'timing_cache', 'flavour'):
+        if getattr(args, name):
+            option = '--' + name.replace('_', '-')
+            raise ValueError(f'{option} is for --backend tensorrt, not {args.backend}')
 
 
 WRITERS = {

@@ -62,6 +62,11 @@ class EngineInfo:
     tf32: bool
     size: int
 
+    @property
+    def built_by(self) -> str:
+        """As 'TensorRT-RTX 1.7.1'."""
+        return f'{tensorrt_api.FLAVOURS[self.flavour][1]} {self.version}'
+
     def to_json(self) -> str:
         values = {**asdict(self), 'metadata': json.loads(self.metadata.to_json())}
         lines = (f'  "{key}": {json.dumps(v)}' for key, v in dict(format=FORMAT, **values).items())
@@ -162,19 +167,7 @@ def build_engine(
     for path in (out, description_of(out)):
         refuse_to_lose(path, overwrite, onnx_path)
     graph = read_graph(onnx_path)
-    trt = tensorrt_api.load(flavour, ahead_of_time=compute_capabilities is not None)
-    gpu = None
-    if compute_capabilities is None:
-        try:
-            gpu = open_gpu(device)
-        except ValueError as error:
-            raise ValueError(
-                f'{error}. To build for a GPU that is elsewhere, name its compute capability '
-                '(--compute-capability 7.5 for the T4)'
-            ) from None
-        capabilities = (gpu.capability,)
-    else:
-        capabilities = trt.check_capabilities(compute_capabilities)
+    trt, gpu, capabilities = choose_target(flavour, compute_capabilities, device)
     if trt.is_rtx and TURING in capabilities and graph.single_products:
         raise ValueError(
             f'{trt.name} multiplies no float32 matrices on compute capability {TURING} (Turing, as '
@@ -203,6 +196,27 @@ def build_engine(
         if check is not None:
             check(new)
     return info
+
+
+def choose_target(
+    flavour: Optional[str], capabilities: Optional[Sequence[str]], device: int = 0
+) -> Tuple[TensorRT, Optional[Gpu], Tuple[str, ...]]:
+    """What builds, the GPU if it is to be at hand, and the compute capabilities.
+
+    Args:
+        flavour, capabilities, device: As for :func:`build_engine`.
+    """
+    trt = tensorrt_api.load(flavour, ahead_of_time=capabilities is not None)
+    if capabilities is not None:
+        return trt, None, trt.check_capabilities(capabilities)
+    try:
+        gpu = open_gpu(device)
+    except ValueError as error:
+        raise ValueError(
+            f'{error}. To build for a GPU that is elsewhere, name its compute capability '
+            '(--compute-capability 7.5 for the T4)'
+        ) from None
+    return trt, gpu, (gpu.capability,)
 
 
 def read_graph(path: PathLike) -> Graph:
@@ -451,9 +465,8 @@ def check_library(info: EngineInfo, path: PathLike, trt: TensorRT) -> None:
         ValueError: It is one; the message names both.
     """
     if (info.flavour, info.version) != (trt.flavour, trt.version):
-        title = tensorrt_api.FLAVOURS[info.flavour][1]
         raise ValueError(
-            f'{path} was built by {title} {info.version}, which alone can run it; here is '
+            f'{path} was built by {info.built_by}, which alone can run it; here is '
             f'{trt.name}. {_again()}'
         )
 

@@ -2,6 +2,7 @@
 """The command line of tools/export.py."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def test_export(tool, checkpoint, tmp_path, capsys, monkeypatch):
 # fmt: off
 BAD = [
     (['--backend', 'openvino'],        r'--backend openvino writes files \*.xml, got out.onnx'),
+    (['--shapes', 'batch=1,2,4'],      '--shapes is for --backend tensorrt, not onnxruntime'),
     (['--int8'],                       '--int8 needs --calibration-images FOLDER'),
     (['--hw', '100', '100'],           'multiples of 32, got 100 x 100: take 128 x 128'),
     (['--resize', '--original-size'],  'exclude each other'),
@@ -88,3 +90,43 @@ def test_missing_packages_name_the_extra(tool, checkpoint, tmp_path, monkeypatch
     monkeypatch.setattr('importlib.import_module', absent)
     with pytest.raises(ImportError, match=r"onnx is missing.*pip install 'deim_mmdet\[deploy\]'"):
         deploy.__getattr__('export_onnx')
+
+
+# ---- TensorRT ------------------------------------------------------------------------------------
+
+
+def test_engine_for_the_t4(tool, checkpoint, tmp_path, capsys, monkeypatch):
+    """One command on a machine without a GPU."""
+    pytest.importorskip('tensorrt_rtx_bindings')
+    monkeypatch.chdir(tmp_path)
+    options = ['--backend', 'tensorrt', '--fp16', '--compute-capability', '7.5']
+    dynamic = ['--dynamic-batch', '--shapes', 'batch=1,2,4', '--tolerance', '50', '1']
+    tool.main([CONFIG, str(checkpoint), '--out', 't4.engine', *options, *dynamic])
+    text = capsys.readouterr().out
+    assert 'largest difference from PyTorch on 4 drawn scenes: ' in text
+    assert 'the graph was compared, its engine cannot run on this machine: ' in text
+    assert 'TensorRT-RTX 1.' in text and ', compute capability 7.5\n' in text
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ['t4.engine', 't4.engine.json']
+
+
+# fmt: off
+BAD_TARGETS = [
+    (['--compute-capability', 'T4'],                            "two numbers as 7.5 .* got 'T4'"),
+    (['--compute-capability', '5.2'],                           'builds for .* 7.5, .*, got 5.2'),
+    (['--compute-capability', '7.5', '--flavour', 'tensorrt'],  'TensorRT is missing'),
+    (['--compute-capability', '7.5'],                           'export with --fp16, or build'),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(('arguments', 'message'), BAD_TARGETS)
+def test_bad_targets(tool, checkpoint, tmp_path, monkeypatch, arguments, message):
+    pytest.importorskip('tensorrt_rtx_bindings')
+    monkeypatch.setitem(sys.modules, 'tensorrt', None)
+    monkeypatch.setitem(sys.modules, 'tensorrt_bindings', None)
+    monkeypatch.chdir(tmp_path)
+    arguments = ['--backend', 'tensorrt', '--out', 'out.engine', *arguments]
+    with pytest.raises(SystemExit, match=f'error: .*{message}'):
+        tool.main([CONFIG, str(checkpoint), *arguments])
+    assert list(tmp_path.iterdir()) == []
