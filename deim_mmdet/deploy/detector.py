@@ -47,7 +47,7 @@ class Detector:
         FileNotFoundError: There is no such file.
         ImportError: The backend is missing.
         ValueError: No file of that backend, or none that ``tools/export.py`` of this version wrote;
-            ``hw`` for a file of static size.
+            ``hw`` for a file of static size, or a size that it cannot take.
     """
 
     def __init__(
@@ -68,6 +68,11 @@ class Detector:
                 '--dynamic-size, or with --hw'
             )
         self.hw = tuple(hw or self.metadata.hw)
+        if min(self.hw) < 1 or not self.metadata.pad and any(side % 32 for side in self.hw):
+            raise ValueError(
+                f'{path} takes height and width that are multiples of 32, not {_size(self.hw)}; '
+                'exported with --pad, it takes any'
+            )
         if score_threshold is None:
             score_threshold = self.metadata.score_threshold
         self.score_threshold = score_threshold
@@ -213,10 +218,13 @@ def read_image(image: Image) -> np.ndarray:
 
     try:
         with PillowImage.open(image) as file:
-            pixels = np.asarray(ImageOps.exif_transpose(file).convert('RGB'))
+            upright = ImageOps.exif_transpose(file)
+            if upright.mode.startswith('I'):  # 16 bits: the upper eight, as OpenCV reads it
+                upright = PillowImage.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            pixels = np.asarray(upright.convert('RGB'))
     except FileNotFoundError:
         raise FileNotFoundError(f'{image}: no such file') from None
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, PillowImage.DecompressionBombError, OSError) as error:
         raise ValueError(f'{image} cannot be read as an image: {error}') from None
     return np.ascontiguousarray(pixels[..., ::-1])
 

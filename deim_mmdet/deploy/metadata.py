@@ -74,7 +74,13 @@ class Metadata:
                 f'{path} was not written by tools/export.py: it does not say how images are '
                 'prepared for it. Export the checkpoint again.'
             )
-        values = json.loads(text)
+        try:
+            values = dict(json.loads(text))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f'{path} says nothing legible about itself ({text[:40]!r}). Export the checkpoint '
+                'again.'
+            ) from None
         found = values.pop('format', None)
         if found != FORMAT:
             raise ValueError(
@@ -82,5 +88,11 @@ class Metadata:
                 f'version reads format {FORMAT}. Export the checkpoint again, or use that version.'
             )
         names = {field.name for field in fields(cls)}
+        missing = sorted(names.difference(values))
+        if missing:
+            raise ValueError(
+                f'{path} was written by deim_mmdet {values.get("version")}, which did not state '
+                f'{", ".join(missing)}. Export the checkpoint again, or use that version.'
+            )
         lists = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names}
         return cls(**lists)

@@ -6,7 +6,7 @@ from typing import Callable, Optional, Union
 from deim_mmdet.convert import new_outputs
 
 from .metadata import KEY, Metadata
-from .runners.openvino_runner import read_metadata
+from .runners.openvino_runner import WEIGHTS_KEY, hash_of, read_metadata
 from .runners.runner import import_backend
 
 
@@ -42,6 +42,8 @@ def export_openvino(
     Metadata.from_json(text, str(onnx_path))
     model.set_rt_info(text, [KEY])
     with new_outputs([path, path.with_suffix('.bin')], overwrite) as new:
-        openvino.save_model(model, str(new[0]), compress_to_fp16=half)
+        for _ in range(2):  # the weights are the same in both; only then their hash is known
+            openvino.save_model(model, str(new[0]), compress_to_fp16=half)
+            model.set_rt_info(hash_of(new[1]), [WEIGHTS_KEY])
         if check is not None:
             check(new[0])

@@ -2,8 +2,6 @@
 """Three lines from an exported file to boxes, without PyTorch and mmdet."""
 
 import copy
-import subprocess
-import sys
 from dataclasses import replace
 
 import cv2
@@ -35,7 +33,6 @@ from tests.test_deploy.models import (  # noqa: E402
     images,
     letterbox_config,
 )
-from tests.test_models.parity import ROOT  # noqa: E402
 
 HW = (192, 192)
 CLASSES = tuple('zero one two three four five six seven eight nine'.split())
@@ -234,48 +231,6 @@ def test_draw(exported, photo):
     assert changed[30:100, 20].all() and not changed[110:].any()
     empty = Detections(box[:0], np.float32([]), np.array([], int))
     np.testing.assert_array_equal(detector.draw(photo, empty), photo)
-
-
-# ---- what is not there ---------------------------------------------------------------------------
-
-
-def test_runs_without_pytorch_and_mmdet(exported):
-    code = f"""
-import importlib.abc, importlib.metadata, sys
-
-absent = {{'torch', 'mmdet', 'mmcv', 'mmcv-lite', 'mmengine', 'onnx'}}
-
-
-class Refuse(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in absent:
-            raise ModuleNotFoundError(name)
-
-
-def version(name, real=importlib.metadata.version):
-    if name in absent:
-        raise importlib.metadata.PackageNotFoundError(name)
-    return real(name)
-
-
-sys.meta_path.insert(0, Refuse())
-importlib.metadata.version = version
-
-import numpy as np
-from deim_mmdet.deploy import Detector
-
-print(len(Detector({str(exported)!r})(np.zeros((50, 60, 3), np.uint8)).scores))
-import deim_mmdet
-try:
-    deim_mmdet.models
-except ImportError as error:
-    print(error)
-"""
-    out = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=280
-    )
-    assert out.returncode == 0, out.stderr
-    assert out.stdout.startswith('100\n') and 'torch>=2.0 is needed, found none' in out.stdout
 
 
 # ---- bad input -----------------------------------------------------------------------------------

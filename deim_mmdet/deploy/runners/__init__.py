@@ -40,8 +40,8 @@ def open_runner(
         FileNotFoundError: There is no such file.
         ImportError: The backend is missing; the message says what to install.
         TypeError: An option that the runner does not have.
-        ValueError: An unknown backend or ending, or a file that the backend or this version of
-            deim_mmdet cannot read.
+        ValueError: An unknown backend or ending, fewer threads than one, or a file that the backend
+            or this version of deim_mmdet cannot read.
     """
     path = Path(path)
     backend = backend or BACKENDS.get(path.suffix)
@@ -52,6 +52,8 @@ def open_runner(
         )
     if backend not in RUNNERS:
         raise ValueError(f'backend must be one of {", ".join(RUNNERS)}, got {backend!r}')
+    if threads is not None and threads < 1:
+        raise ValueError(f'threads must be at least 1, got {threads}')
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file')
     module, name = RUNNERS[backend]

@@ -1,11 +1,16 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import hashlib
 import os
+from pathlib import Path
 from typing import Dict, List, Optional, Union
 
 import numpy as np
 
 from ..metadata import KEY, Metadata
 from .runner import Runner, import_backend
+
+# Where an .xml says which .bin it belongs to.
+WEIGHTS_KEY = f'{KEY}_weights'
 
 
 class OpenVINORunner(Runner):
@@ -21,8 +26,8 @@ class OpenVINORunner(Runner):
 
     Raises:
         ImportError: OpenVINO is missing.
-        ValueError: No such file, or none that ``tools/export.py`` of this version wrote; a device
-            that is not there.
+        ValueError: No such file, or none that ``tools/export.py`` of this version wrote; a .bin
+            that is damaged, or another's; a device that is not there.
     """
 
     def __init__(
@@ -33,15 +38,23 @@ class OpenVINORunner(Runner):
         inference_precision: str = 'f32',
     ) -> None:
         openvino = import_backend('openvino')
+        path = Path(path)
         core = openvino.Core()
         try:
             model = core.read_model(str(path))
         except Exception as error:  # RuntimeError, or another for each front end
             raise ValueError(
                 f'{path} is no file that OpenVINO can read (an .xml needs the .bin of the same '
-                f'name beside it): {error}'
+                f'name beside it): {_reason(error)}'
             ) from None
         self.metadata = Metadata.from_json(read_metadata(model), str(path))
+        if model.has_rt_info([WEIGHTS_KEY]):
+            weights = path.with_suffix('.bin')
+            if model.get_rt_info([WEIGHTS_KEY]).astype(str) != hash_of(weights):
+                raise ValueError(
+                    f'{weights} does not belong to {path}, or is damaged: take the two files that '
+                    'were written together, or export the checkpoint again'
+                )
         config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': inference_precision}
         if threads is not None:
             config['INFERENCE_NUM_THREADS'] = threads
@@ -50,7 +63,7 @@ class OpenVINORunner(Runner):
         except RuntimeError as error:
             raise ValueError(
                 f'OpenVINO cannot run {path} on {device} (it has '
-                f'{", ".join(core.available_devices) or "no device"}): {error}'
+                f'{", ".join(core.available_devices) or "no device"}): {_reason(error)}'
             ) from None
         self.request = compiled.create_infer_request()
         self.name = f'OpenVINO {openvino.__version__.split("-")[0]}'
@@ -66,3 +79,12 @@ def read_metadata(model) -> Optional[str]:
         if model.has_rt_info(keys):
             return model.get_rt_info(keys).astype(str)
     return None
+
+
+def hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong; the lines before say where, in OpenVINO's source."""
+    return str(error).strip().splitlines()[-1]
