@@ -7,7 +7,14 @@ onnxruntime = pytest.importorskip('onnxruntime')
 
 from deim_mmdet.deploy import ExportOptions  # noqa: E402
 from deim_mmdet.deploy.without_postprocessing import without_postprocessing  # noqa: E402
-from tests.test_deploy.models import ATTO, config_of, detector_of, export, images  # noqa: E402
+from tests.test_deploy.models import (  # noqa: E402
+    ATTO,
+    YOLOV8,
+    config_of,
+    detector_of,
+    export,
+    images,
+)
 
 
 def session_of(model):
@@ -40,6 +47,19 @@ def test_selecting_from_the_rest_gives_the_whole(tmp_path):
     assert count[0] - count[1] == 1 and count[1] > 0
     assert model.SerializeToString() == before
     assert cut.metadata_props == model.metadata_props
+
+
+def test_suppression_is_post_processing(tmp_path):
+    """Candidates are selected once by score, and once more: both are left out."""
+    options = ExportOptions(hw=(192, 192))
+    model, _ = export(detector_of(YOLOV8), config_of(YOLOV8), tmp_path / 'm.onnx', options)
+    cut = without_postprocessing(model)
+    kinds = [{node.op_type for node in m.graph.node} for m in (model, cut)]
+    assert {'TopK', 'NonMaxSuppression'} <= kinds[0]
+    assert not {'TopK', 'NonMaxSuppression'} & kinds[1]
+    cells = 24 * 24 + 12 * 12 + 6 * 6
+    scores, boxes = session_of(cut).run(None, dict(images=images((192, 192))))
+    assert scores.shape == (1, cells * 10) and boxes.shape == (1, cells, 4)
 
 
 def graph(*nodes, outputs=('labels',), floats=('scores',)):
