@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """mmdeploy, as pip installs it, converts the detectors, and runs and describes what it makes."""
 
+import copy
 import importlib.util
 import json
 import subprocess
@@ -24,6 +25,7 @@ from mmdet.apis import inference_detector, init_detector  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
 from deim_mmdet.deploy import ExportOptions, export_onnx, tensorrt_api  # noqa: E402
+from deim_mmdet.deploy.evaluation import evaluate  # noqa: E402
 from deim_mmdet.deploy.mmdeploy_support.deploy_config import check, wants_half  # noqa: E402
 from deim_mmdet.deploy.parity import compare  # noqa: E402
 from tests.fixtures import fill  # noqa: E402
@@ -47,10 +49,16 @@ def deploy_config(name: str, **settings) -> Config:
     return config
 
 
+def pipeline_of(config: Config) -> list:
+    return config.test_dataloader.dataset.pipeline
+
+
 def save_checkpoint(config: Config, path: Path) -> str:
     """Random weights that find something."""
     meta = dict(dataset_meta=dict(classes=CLASSES))
-    torch.save(dict(state_dict=random_detector(config).state_dict(), meta=meta), path)
+    # building a detector of mmdet changes its config
+    detector = random_detector(copy.deepcopy(config))
+    torch.save(dict(state_dict=detector.state_dict(), meta=meta), path)
     return str(path)
 
 
@@ -87,8 +95,8 @@ def converted(tmp_path_factory):
     folder = tmp_path_factory.mktemp('mmdeploy')
     config = config_of(ATTO)
     # height and width differ; images are reduced by Pillow
-    for pipeline in (config.test_pipeline, config.test_dataloader.dataset.pipeline):
-        pipeline[2].update(type='Resize', scale=(192, 128), keep_ratio=False, backend='pillow')
+    resize = dict(type='Resize', scale=(192, 128), keep_ratio=False, backend='pillow')
+    pipeline_of(config)[2] = resize
     config.dump(folder / 'config.py')
     checkpoint = save_checkpoint(config, folder / 'atto.pth')
     paths = pictures(folder, (150, 210), (300, 250), (128, 192))
@@ -137,6 +145,43 @@ def test_inference_of_one_and_of_several(converted):
     # an array has no file
     found = inference_model(config, deploy, files, cv2.imread(paths[1]), 'cpu')
     assert_like_pytorch(config, checkpoint, found, paths[1:2])
+
+
+def test_test_gives_the_same_ap(converted, tmp_path):
+    """What PyTorch is most certain of is the ground truth, so AP is far from 0 and from 1."""
+    folder, _, checkpoint, paths = converted
+    config = Config.fromfile(folder / 'config.py')
+    detector = init_detector(config, checkpoint, device='cpu')
+    data = dict(images=[], annotations=[], categories=[])
+    data['categories'] = [dict(id=i, name=name) for i, name in enumerate(CLASSES)]
+    for i, path in enumerate(paths):
+        height, width = cv2.imread(path).shape[:2]
+        data['images'].append(dict(id=i, file_name=path, height=height, width=width))
+        found = inference_detector(detector, path).pred_instances
+        for box, label in zip(found.bboxes[:30:3].tolist(), found.labels[:30:3].tolist()):
+            box = [*box[:2], box[2] - box[0], box[3] - box[1]]
+            annotation = dict(id=len(data['annotations']) + 1, image_id=i, category_id=label)
+            data['annotations'].append(dict(annotation, bbox=box, area=box[2] * box[3], iscrowd=0))
+    ann_file = str(tmp_path / 'val.json')
+    Path(ann_file).write_text(json.dumps(data))
+    config.test_dataloader.dataset = dict(
+        type='CocoDataset',
+        ann_file=ann_file,
+        data_prefix=dict(img=''),
+        metainfo=dict(classes=CLASSES),
+        test_mode=True,
+        pipeline=pipeline_of(config),
+    )
+    config.test_dataloader.update(num_workers=0, persistent_workers=False)
+    config.test_evaluator = dict(type='CocoMetric', ann_file=ann_file, metric='bbox')
+    config.dump(tmp_path / 'config.py')
+    expected = evaluate(config, detector.test_step)
+    assert 0.1 < expected['coco/bbox_mAP'] < 0.9
+    arguments = [FOLDER / 'detection_onnxruntime_batch.py', tmp_path / 'config.py', '--model']
+    options = [folder / 'out/end2end.onnx', '--work-dir', tmp_path / 'test', '--batch-size', 2]
+    actual = load_tool('mmdeploy_test').main([str(value) for value in (*arguments, *options)])
+    for key in ('coco/bbox_mAP', 'coco/bbox_mAP_50'):
+        assert actual[key] == pytest.approx(expected[key], abs=2e-3)
 
 
 def test_openvino(converted, tmp_path):
@@ -206,66 +251,24 @@ def test_all_kinds_of_detectors(name, tmp_path):
 
 
 def shrink(config: Config, hw) -> None:
-    """Images of the test pipelines get a size."""
-    for pipeline in (config.test_pipeline, config.test_dataloader.dataset.pipeline):
-        for step in pipeline:
-            if step.type == 'Resize':
-                step.update(scale=hw[::-1], keep_ratio=False)
-            elif step.type == 'Pad':
-                step.size = hw[::-1]
+    """Images of the test pipeline get a size."""
+    for step in pipeline_of(config):
+        if step.type == 'Resize':
+            step.update(scale=hw[::-1], keep_ratio=False)
+        elif step.type == 'Pad':
+            step.size = hw[::-1]
 
 
 @pytest.mark.slow
 def test_letterbox_and_suppression(tmp_path):
     """Images keep their aspect and are padded; of YOLOv8's candidates those that overlap go."""
     config = letterbox_config()
-    config.test_pipeline = config.test_dataloader.dataset.pipeline
     checkpoint = save_checkpoint(config, tmp_path / 'weights.pth')
     paths = pictures(tmp_path, (150, 100), (90, 200))
     deploy = deploy_config('detection_onnxruntime_batch')
     torch2onnx(paths[0], str(tmp_path), 'm.onnx', deploy, config, checkpoint, 'cpu')
     found = inference_model(config, deploy, [str(tmp_path / 'm.onnx')], paths, 'cpu')
     assert_like_pytorch(config, checkpoint, found, paths, box=0.1)
-
-
-@pytest.mark.slow
-def test_test_gives_the_same_ap(converted, tmp_path):
-    """What PyTorch is most certain of is the ground truth, so AP is far from 0 and from 1."""
-    from mmengine.runner import Runner
-
-    folder, _, checkpoint, paths = converted
-    config = Config.fromfile(folder / 'config.py')
-    detector = init_detector(config, checkpoint, device='cpu')
-    data = dict(images=[], annotations=[], categories=[])
-    data['categories'] = [dict(id=i, name=name) for i, name in enumerate(CLASSES)]
-    for i, path in enumerate(paths):
-        height, width = cv2.imread(path).shape[:2]
-        data['images'].append(dict(id=i, file_name=path, height=height, width=width))
-        found = inference_detector(detector, path).pred_instances
-        for box, label in zip(found.bboxes[:30:3].tolist(), found.labels[:30:3].tolist()):
-            box = [*box[:2], box[2] - box[0], box[3] - box[1]]
-            annotation = dict(id=len(data['annotations']) + 1, image_id=i, category_id=label)
-            data['annotations'].append(dict(annotation, bbox=box, area=box[2] * box[3], iscrowd=0))
-    ann_file = str(tmp_path / 'val.json')
-    Path(ann_file).write_text(json.dumps(data))
-    config.test_dataloader.dataset = dict(
-        type='CocoDataset',
-        ann_file=ann_file,
-        metainfo=dict(classes=CLASSES),
-        test_mode=True,
-        pipeline=config.test_pipeline,
-    )
-    config.test_dataloader.update(num_workers=0, persistent_workers=False)
-    config.test_evaluator = dict(type='CocoMetric', ann_file=ann_file, metric='bbox')
-    config.work_dir, config.load_from = str(tmp_path / 'pytorch'), checkpoint
-    config.dump(tmp_path / 'config.py')
-    expected = Runner.from_cfg(config).test()
-    assert 0.1 < expected['coco/bbox_mAP'] < 0.9
-    arguments = [FOLDER / 'detection_onnxruntime_batch.py', tmp_path / 'config.py', '--model']
-    options = [folder / 'out/end2end.onnx', '--work-dir', tmp_path / 'test', '--batch-size', 2]
-    actual = load_tool('mmdeploy_test').main([str(value) for value in (*arguments, *options)])
-    for key in ('coco/bbox_mAP', 'coco/bbox_mAP_50'):
-        assert actual[key] == pytest.approx(expected[key], abs=2e-3)
 
 
 # ---- what the SDK reads --------------------------------------------------------------------------
@@ -312,13 +315,12 @@ def test_sdk_pipeline(keep_ratio, tmp_path):
     """Image by image the network gets what it gets in PyTorch."""
     if keep_ratio:
         config = letterbox_config()
-        config.test_pipeline = config.test_dataloader.dataset.pipeline
         shrink(config, (128, 224))
-        config.test_pipeline[2].keep_ratio = True
+        pipeline_of(config)[2].keep_ratio = True
     else:
         config = config_of(ATTO)
-        config.test_pipeline[2].update(scale=(192, 128))
-        config.test_pipeline[2].pop('backend', None)  # what the SDK has no other choice for
+        pipeline_of(config)[2].update(scale=(192, 128))
+        pipeline_of(config)[2].pop('backend', None)  # what the SDK has no other choice for
     before = config.pretty_text
     # twice: the first changes nothing
     for _ in range(2):

@@ -238,7 +238,7 @@ def build_plan(
         ranges (dict[str, Sequence]): Smallest, best and largest shape of each input.
         capabilities (Sequence[str], optional): GPUs to build for; None: the one at hand.
     """
-    from deim_mmdet.deploy.tensorrt_engine import Graph, _plan
+    from deim_mmdet.deploy import tensorrt_engine
 
-    graph = Graph(Path(path), Path(path).read_bytes(), None, {}, [])
-    return bytes(_plan(trt, graph, ranges, capabilities, None, tf32=False, detailed=False))
+    graph = tensorrt_engine.Graph(Path(path), Path(path).read_bytes(), None, {}, [])
+    return bytes(tensorrt_engine.build_plan(trt, graph, ranges, capabilities))

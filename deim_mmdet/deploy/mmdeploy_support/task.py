@@ -5,11 +5,16 @@ from typing import Dict, List
 from mmdeploy.codebase.mmdet.deploy.object_detection import MMDET_TASK, ObjectDetection
 from mmdeploy.utils import Task
 from mmengine.config import Config
+from mmengine.runner import Runner
+
+from deim_mmdet.deploy.description import find_pipeline
 
 from .deploy_config import check
 
 # Steps of our test pipelines that only look at images; the SDK does not know them.
 CHECKS = ('CheckImageFile',)
+# What a test needs of the hooks.
+TEST_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'visualization')
 
 
 # the class that mmdeploy looks up by the task's name
@@ -30,7 +35,17 @@ class DetectionTask(ObjectDetection):
         check(deploy_cfg)
         model_cfg = copy.deepcopy(model_cfg)
         model_cfg.model.setdefault('test_cfg', {})  # the SDK's post-processing reads it
+        # what is tested is what mmdeploy prepares images by
+        model_cfg.test_pipeline = find_pipeline(model_cfg.test_dataloader.dataset)
         super().__init__(model_cfg, deploy_cfg, device)
+
+    def build_test_runner(self, *args, **kwargs) -> Runner:
+        """NOTE without our hooks, which train: mmdeploy leaves out custom hooks, and ours are named
+        entries of the default ones.
+        """
+        hooks = self.model_cfg.default_hooks
+        self.model_cfg.default_hooks = {key: hooks[key] for key in TEST_HOOKS if key in hooks}
+        return super().build_test_runner(*args, **kwargs)
 
     def get_preprocess(self, *args, **kwargs) -> List[Dict]:
         """Steps from the image file to the graph's input, as the SDK reads them."""
