@@ -89,6 +89,9 @@ class EngineInfo:
                 f'{path} is of format {found}, this version of deim_mmdet reads format {FORMAT}. '
                 f'{_again()}'
             )
+        missing = [field.name for field in fields(cls) if field.name not in values]
+        if missing:
+            raise ValueError(f'{path} does not state {", ".join(missing)}. {_again()}')
         values = {field.name: values[field.name] for field in fields(cls)}
         values['metadata'] = Metadata.from_json(json.dumps(values['metadata']), path)
         values['compute_capabilities'] = tuple(values['compute_capabilities'])
@@ -180,7 +183,7 @@ def build_engine(
     ranges = input_shapes(graph, shapes or {})
     with new_outputs([out, description_of(out)], overwrite, onnx_path) as (new, description):
         ahead = capabilities if gpu is None else None
-        new.write_bytes(_plan(trt, graph, ranges, ahead, timing_cache, tf32, detailed))
+        new.write_bytes(build_plan(trt, graph, ranges, ahead, timing_cache, tf32, detailed))
         info = EngineInfo(
             metadata=graph.metadata,
             flavour=trt.flavour,
@@ -292,16 +295,29 @@ def input_shapes(
     }
 
 
-def _plan(
+def build_plan(
     trt: TensorRT,
     graph: Graph,
     ranges: Dict[str, Tuple[Tuple[int, ...], ...]],
-    capabilities: Optional[Sequence[str]],
-    timing_cache: Optional[PathLike],
-    tf32: bool,
-    detailed: bool,
+    capabilities: Optional[Sequence[str]] = None,
+    timing_cache: Optional[PathLike] = None,
+    tf32: bool = False,
+    detailed: bool = False,
 ):
-    """The engine itself."""
+    """The engine itself, without files.
+
+    Args:
+        trt (TensorRT): What builds it.
+        graph (Graph): Its name and contents are read.
+        ranges (dict[str, tuple]): Smallest, best and largest shape of each input.
+        capabilities, timing_cache, tf32, detailed: As for :func:`build_engine`.
+
+    Returns:
+        IHostMemory: Bytes.
+
+    Raises:
+        ValueError: TensorRT cannot read the graph, or finds no way to compute it.
+    """
     logger = trt.new_logger()
     builder = trt.module.Builder(logger)
     if builder is None:

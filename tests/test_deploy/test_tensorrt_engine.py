@@ -6,6 +6,7 @@ import logging
 import re
 from functools import cache
 
+import numpy as np
 import pytest
 
 onnx = pytest.importorskip('onnx')
@@ -183,6 +184,7 @@ def test_engine_has_the_types_of_the_graph(tmp_path, messages):
 
 def test_description(atto, folder, capfd):
     path = atto(half=True)
+    capfd.readouterr()
     info = build_engine(path, folder / 'a.engine', ['7.5', '8.6', '7.5'])
     assert capfd.readouterr() == ('', '')  # messages go to the logger
     assert info.compute_capabilities == ('7.5', '8.6') and info.gpu is None and not info.tf32
@@ -234,6 +236,42 @@ def test_ranges():
 def test_default_cache(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     assert default_cache() == tmp_path / 'deim_mmdet' / 'engines'
+
+
+# What is used of TensorRT's modules. Without a GPU nothing else tests most of the second part.
+USED = """
+Builder.create_network Builder.create_builder_config Builder.create_optimization_profile
+Builder.build_serialized_network IBuilderConfig.clear_flag IBuilderConfig.profiling_verbosity
+IBuilderConfig.add_optimization_profile IBuilderConfig.create_timing_cache
+IBuilderConfig.set_timing_cache IOptimizationProfile.set_shape ITimingCache.serialize
+OnnxParser.parse OnnxParser.num_errors OnnxParser.get_error ParserError.node_name
+ParserError.node_operator ParserError.desc BuilderFlag.TF32 ProfilingVerbosity.DETAILED
+NetworkDefinitionCreationFlag.STRONGLY_TYPED ILogger.log
+Runtime.deserialize_cuda_engine ICudaEngine.num_io_tensors ICudaEngine.get_tensor_name
+ICudaEngine.get_tensor_dtype ICudaEngine.get_tensor_mode ICudaEngine.create_execution_context
+IExecutionContext.set_input_shape IExecutionContext.get_tensor_shape
+IExecutionContext.set_tensor_address IExecutionContext.execute_async_v3 TensorIOMode.INPUT
+TensorIOMode.OUTPUT
+"""
+USED_OF_RTX = """
+IBuilderConfig.num_compute_capabilities IBuilderConfig.set_compute_capability
+ComputeCapability.CURRENT ComputeCapability.SM75
+ICudaEngine.create_runtime_config IRuntimeConfig.cuda_graph_strategy
+IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy IRuntimeConfig.create_runtime_cache
+IRuntimeConfig.set_runtime_cache IRuntimeCache.serialize IRuntimeCache.deserialize
+CudaGraphStrategy.WHOLE_GRAPH_CAPTURE DynamicShapesKernelSpecializationStrategy.EAGER
+Runtime.get_engine_validity Runtime.engine_header_size EngineValidity.INVALID
+EngineInvalidityDiagnostics.VERSION_MISMATCH
+"""
+
+
+def test_names_of_the_module():
+    module = tensorrt_api.load('tensorrt_rtx').module
+    for name in f'{USED} {USED_OF_RTX}'.split():
+        kind, _, attribute = name.partition('.')
+        assert hasattr(getattr(module, kind), attribute), name
+    assert module.nptype(module.DataType.UINT8) is np.uint8
+    assert module.nptype(module.DataType.INT64) is np.int64
 
 
 # ---- bad input -----------------------------------------------------------------------------------
