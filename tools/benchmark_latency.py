@@ -17,8 +17,8 @@ medians and percentiles of milliseconds of three stages:
 On a GPU the first two are times of the GPU alone: inputs lie there, results stay there.
 
 A config is built in its deploy form, and exported for what needs a file; without a checkpoint it
-has random weights, which take as long. Reports are compared only if they are of the same machine
-and protocol.
+has random weights, which take as long. Of an ONNX file that another program exported, the graph is
+timed in ONNX Runtime. Reports are compared only if they are of the same machine and protocol.
 """
 
 import argparse
@@ -39,7 +39,12 @@ from deim_mmdet.deploy.latency import (
     measure,
     refuse_other_conditions,
 )
-from deim_mmdet.deploy.latency_candidates import TITLES, exported_candidate
+from deim_mmdet.deploy.latency_candidates import (
+    TITLES,
+    exported_candidate,
+    foreign_candidate,
+    is_foreign,
+)
 from deim_mmdet.deploy.runners import BACKENDS as BACKEND_OF
 from deim_mmdet.machine import Machine, condition, usable_cores, versions, warnings_of
 from deim_mmdet.new_output import new_output, refuse_to_lose
@@ -205,6 +210,9 @@ def of_file(file: Path, args, protocol: Protocol) -> dict:
     if args.backends:
         able = READS_ONNX if file.suffix == '.onnx' else [own]
         backends = [backend for backend in args.backends if backend in able]
+    if backends == ['onnxruntime'] and file.suffix == '.onnx' and is_foreign(file):
+        name = f'{TITLES[backends[0]]}, {file.name}'
+        return {name: partial(foreign_candidate, name, file, protocol)}
     device = args.device or default_device(backends)
     return {
         f'{TITLES[backend]}, {file.name}': partial(
@@ -375,9 +383,10 @@ def show(report: Report) -> None:
         f'{protocol.batch_size} x {protocol.hw[0]} x {protocol.hw[1]}, {protocol.threads} threads, '
         f'{protocol.runs} runs in turns of {protocol.block} after {protocol.warmup} for warm-up'
     )
+    print(f'milliseconds; ratios to {report.baseline}')
     print(f'load {report.before.get("load", "?")} before; {clocks(report)}')
     table = Table('stage', 'candidate', 'precision', 'clock')
-    for column in ('p5', 'median', 'p90', 'p99', f'x {report.baseline}'):
+    for column in ('p5', 'median', 'p90', 'p99', 'ratio'):
         table.add_column(column, justify='right')
     for stage in STAGES:
         results = [result for result in report.results if result.stage == stage]

@@ -11,6 +11,7 @@ import numpy as np
 
 from .detector import Detector
 from .latency import Candidate, Protocol, Timer, host_timer
+from .metadata import KEY
 from .runners import Runner, open_runner
 
 TITLES = dict(onnxruntime='ONNX Runtime', openvino='OpenVINO', tensorrt='TensorRT')
@@ -61,6 +62,81 @@ def exported_candidate(
     if Path(path).suffix == '.onnx':
         network = open_without_postprocessing(path, open_graph)
     return candidate(name, open_graph(path), network, protocol)
+
+
+def foreign_candidate(name: str, path: Union[str, os.PathLike], protocol: Protocol) -> Candidate:
+    """An ONNX file of another exporter, in ONNX Runtime on the CPU: how images are prepared for it
+    is unknown, so the graph alone is timed.
+
+    Its input of four dimensions gets noise, the others the size of the image, as the published
+    exports of DETRs want it.
+
+    Args:
+        name (str): What to call it.
+        path (str | PathLike): The file.
+        protocol (Protocol): Threads, size and batch.
+
+    Raises:
+        ImportError: onnx or ONNX Runtime is missing.
+        ValueError: No ONNX file, or of another size or batch.
+    """
+    import onnx
+
+    from .without_postprocessing import without_postprocessing
+
+    graphs = dict(detections=read_onnx(path))
+    try:
+        graphs = dict(network=without_postprocessing(graphs['detections']), **graphs)
+    except ValueError:  # where its post-processing begins is unknown
+        pass
+    timers = {}
+    for stage, model in graphs.items():
+        session = open_session(model.SerializeToString(), protocol.threads)
+        feeds = {value.name: foreign_input(name, value, protocol) for value in session.get_inputs()}
+        timers[stage] = host_timer(partial(session.run, None, feeds))
+    weights = {tensor.data_type for tensor in graphs['detections'].graph.initializer}
+    is_half = onnx.TensorProto.FLOAT16 in weights
+    return Candidate(name, 'float16' if is_half else 'float32', 'cpu', timers)
+
+
+def read_onnx(path: Union[str, os.PathLike]):
+    import onnx
+
+    try:
+        return onnx.load(str(path))
+    except Exception as error:  # protobuf has a class of its own
+        raise ValueError(f'{path} is no ONNX file: {error}') from None
+
+
+def is_foreign(path: Union[str, os.PathLike]) -> bool:
+    """Whether an ONNX file was written by another exporter than ``tools/export.py``."""
+    return KEY not in [entry.key for entry in read_onnx(path).metadata_props]
+
+
+def open_session(model: bytes, threads: int):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
+
+
+def foreign_input(name: str, value, protocol: Protocol) -> np.ndarray:
+    """A value for an input of ONNX Runtime."""
+    kinds = {'tensor(float16)': np.float16, 'tensor(float)': np.float32, 'tensor(int64)': np.int64}
+    if value.type not in kinds:
+        raise ValueError(f'{name} has an input {value.name} of {value.type}, which is unknown')
+    is_image = len(value.shape) == 4
+    shape = (protocol.batch_size, *((3, *protocol.hw) if is_image else (2,)))
+    fits = len(shape) == len(value.shape) and all(
+        not isinstance(side, int) or side == wanted for side, wanted in zip(value.shape, shape)
+    )
+    if not fits:
+        raise ValueError(f'{name} takes {value.name} of {value.shape}, the protocol has {shape}')
+    if is_image:
+        return np.random.default_rng(0).random(shape).astype(kinds[value.type])
+    return np.tile(protocol.hw[::-1], (protocol.batch_size, 1)).astype(kinds[value.type])
 
 
 def candidate(

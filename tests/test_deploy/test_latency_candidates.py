@@ -2,20 +2,22 @@
 import numpy as np
 import pytest
 
-pytest.importorskip('onnx')
+onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
-from deim_mmdet.deploy import Detector, ExportOptions
-from deim_mmdet.deploy.latency import Protocol
-from deim_mmdet.deploy.latency_candidates import (
+from deim_mmdet.deploy import Detector, ExportOptions  # noqa: E402
+from deim_mmdet.deploy.latency import Protocol  # noqa: E402
+from deim_mmdet.deploy.latency_candidates import (  # noqa: E402
     DetectorOf,
     bound_run,
     candidate,
     exported_candidate,
+    foreign_candidate,
+    is_foreign,
     sample_images,
 )
-from deim_mmdet.deploy.runners import open_runner
-from tests.test_deploy.models import ATTO, config_of, detector_of, export, images
+from deim_mmdet.deploy.runners import open_runner  # noqa: E402
+from tests.test_deploy.models import ATTO, config_of, detector_of, export, images  # noqa: E402
 
 PROTOCOL = Protocol(hw=(192, 192), image_hw=(100, 120))
 
@@ -85,3 +87,57 @@ def test_other_sizes_are_refused(graph):
         exported_candidate('mine', graph, 'onnxruntime', Protocol(hw=(64, 64)))
     with pytest.raises(ValueError, match='mine takes 1 images, the protocol has 2'):
         exported_candidate('mine', graph, 'onnxruntime', Protocol(hw=(192, 192), batch_size=2))
+
+
+# ---- files of other exporters ----
+
+
+def foreign(path, size=(192, 192), batch='N', labels='labels'):
+    """A graph as the published exports have it: two inputs, labels first."""
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [
+            node('GlobalAveragePool', ['images'], ['means']),
+            node('Flatten', ['means'], ['flat']),
+            node('TopK', ['flat', 'count'], ['scores', labels], axis=1),
+            node('Cast', ['orig_target_sizes'], ['sides'], to=1),
+            node('Mul', ['flat', 'area'], ['boxes']),
+            node('Add', ['sides', 'area'], ['corners']),
+        ],
+        'graph',
+        [value('images', 1, [batch, 3, *size]), value('orig_target_sizes', 7, [batch, 2])],
+        [value(name, 7 if name == labels else 1, None) for name in (labels, 'scores', 'corners')],
+        [onnx.numpy_helper.from_array(np.array([2]), 'count'),
+         onnx.numpy_helper.from_array(np.ones(1, np.float32), 'area')],
+    )  # fmt: skip
+    onnx.save(
+        onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid('', 16)], ir_version=8
+        ),
+        path,
+    )
+    return path
+
+
+def test_files_of_other_exporters(graph, tmp_path):
+    path = foreign(tmp_path / 'theirs.onnx')
+    assert is_foreign(path) and not is_foreign(graph)
+    found = foreign_candidate('theirs', path, PROTOCOL)
+    assert (found.precision, found.device) == ('float32', 'cpu')
+    assert list(found.timers) == ['network', 'detections']
+    assert all(len(timer(2)) == 2 for timer in found.timers.values())
+    # where nothing is called labels, it is timed as a whole
+    found = foreign_candidate('theirs', foreign(tmp_path / 'l.onnx', labels='kinds'), PROTOCOL)
+    assert list(found.timers) == ['detections']
+
+
+def test_bad_files_of_other_exporters(tmp_path):
+    with pytest.raises(
+        ValueError, match=r'theirs takes images of .*64, 64.*has \(1, 3, 192, 192\)'
+    ):
+        foreign_candidate('theirs', foreign(tmp_path / 'a.onnx', size=(64, 64)), PROTOCOL)
+    with pytest.raises(ValueError, match=r'theirs takes images of \[2, 3.*has \(1, 3'):
+        foreign_candidate('theirs', foreign(tmp_path / 'b.onnx', batch=2), PROTOCOL)
+    (tmp_path / 'c.onnx').write_text('text')
+    with pytest.raises(ValueError, match='c.onnx is no ONNX file'):
+        is_foreign(tmp_path / 'c.onnx')

@@ -75,7 +75,7 @@ def test_config(main, tmp_path, capsys):
     }
     text = capsys.readouterr().out
     assert '1 x 192 x 192, 1 threads, 4 runs in turns of 2 after 1 for warm-up' in text
-    assert 'fastest, end to end: ' in text and 'x PyTorch' in text
+    assert 'fastest, end to end: ' in text and 'ratios to PyTorch' in text
 
 
 def test_files_and_comparison(main, graph, report, capsys):
