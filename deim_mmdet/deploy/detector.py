@@ -131,7 +131,7 @@ class Detector:
 
     def _batches(self, images: List[np.ndarray]) -> List[List[np.ndarray]]:
         """Images that go through the graph together: as many as it takes, all of one size."""
-        size = self.metadata.batch_size or max(1, len(images))
+        size = self.metadata.batch_size or self.runner.largest_batch or max(1, len(images))
         if self.metadata.resize and len({image.shape for image in images}) > 1:
             size = 1
         return [images[i : i + size] for i in range(0, len(images), size)]

@@ -424,7 +424,7 @@ def cached_engine(
     except ValueError as error:
         LOGGER.warning('%s; it is built again', error)
     LOGGER.info('building %s', path)
-    timing = None if trt.is_rtx else folder / f'timing_{machine}_{_slug(gpu.name)}.cache'
+    timing = None if trt.is_rtx else folder / f'timing_{machine}_{slug(gpu.name)}.cache'
     build_engine(
         onnx_path,
         path,
@@ -437,7 +437,8 @@ def cached_engine(
     return path
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A name as part of a file's."""
     return ''.join(c if c.isalnum() else '-' for c in name)
 
 

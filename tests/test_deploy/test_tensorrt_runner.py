@@ -181,6 +181,15 @@ def test_each_shape_has_its_graph(dynamic, tmp_path, monkeypatch):
     assert not cuda.memory
 
 
+def test_no_more_images_at_once_than_the_engine_takes(dynamic, tmp_path, monkeypatch):
+    install(monkeypatch, tensorrt='10.1')
+    options = dict(engine_cache=tmp_path, shapes=dict(batch=(1, 2, 2)))
+    detector = Detector(dynamic, 0.0, backend='tensorrt', **options)
+    photos = [np.full(HW + (3,), grey, np.uint8) for grey in (0, 90, 180)]
+    for found, expected in zip(detector(photos), Detector(dynamic, 0.0)(photos)):
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+
+
 def test_without_graphs(graph, tmp_path, monkeypatch, caplog):
     cuda, _ = install(monkeypatch, tensorrt='10.1')
     runner = open_runner(graph, 'tensorrt', engine_cache=tmp_path, cuda_graphs=False)

@@ -2,7 +2,7 @@
 from abc import ABC, abstractmethod
 from importlib import import_module
 from types import ModuleType
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 import numpy as np
 
@@ -18,11 +18,14 @@ class Runner(ABC):
         metadata (Metadata): What the file says about itself.
         name (str): Backend and its version, as 'ONNX Runtime 1.22.1'.
         device (str): 'cpu' or 'cuda': where it runs.
+        largest_batch (int, optional): Images per run, where the file itself does not say how many;
+            None for any number.
     """
 
     metadata: Metadata
     name: str
     device: str = 'cpu'
+    largest_batch: Optional[int] = None
 
     @abstractmethod
     def run(self, feeds: Dict[str, np.ndarray]) -> List[np.ndarray]:

@@ -18,7 +18,9 @@ from ..tensorrt_engine import (
     cached_engine,
     check_gpu,
     check_library,
+    default_cache,
     read_engine,
+    slug,
 )
 from .runner import Runner
 
@@ -40,7 +42,7 @@ class TensorRTRunner(Runner):
         threads (int, optional): Not used.
         onnx (str | PathLike, optional): The graph, for an engine that does not run here: it is
             built again then and kept, the file stays as it is. Defaults to None: refuse it.
-        engine_cache (str | PathLike, optional): Folder of the engines that are built here. Defaults
+        engine_cache (str | PathLike, optional): Folder of what is built and compiled here. Defaults
             to ``~/.cache/deim_mmdet/engines``.
         shapes (Mapping[str, tuple[int, int, int]], optional): Smallest, best and largest size of
             the dimensions of a dynamic graph, for building, see :func:`build_engine`.
@@ -91,7 +93,11 @@ class TensorRTRunner(Runner):
         self.name = trt.name
         self.trt = trt
         self.cuda_graphs = cuda_graphs
-        self._kernels = path.with_suffix('.kernels')  # TensorRT-RTX's, compiled for this GPU
+        if self.metadata.batch_size is None:
+            self.largest_batch = self.info.shapes['images'][-1][0]
+        # TensorRT-RTX's, compiled for this GPU
+        kernels = f'{path.stem}_{self.info.graph[:16]}_{slug(self.gpu.name)}.kernels'
+        self._kernels = Path(engine_cache or default_cache(), kernels)
         self._logger = trt.new_logger()
         self._runtime = trt.module.Runtime(self._logger)
         self.engine = self._deserialize(path, plan)
