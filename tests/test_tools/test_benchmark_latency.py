@@ -13,6 +13,7 @@ pytest.importorskip('onnxruntime')
 from deim_mmdet.deploy import ExportOptions
 from deim_mmdet.deploy.latency import Candidate, Report, Timing
 from deim_mmdet.machine import Machine
+from tests.test_deploy.fake_tensorrt import install
 from tests.test_deploy.models import ATTO, config_of, detector_of, export
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +87,21 @@ def test_files_and_comparison(main, graph, report, capsys):
     comparison = text[text.index('median, 2026-01-31 12:00') :]
     assert comparison.count('1000.00') == 3 and 'OpenVINO' not in comparison.split('python:')[0]
     assert 'python: 2.7, now 3.' in text
+
+
+def test_tensorrt(main, graph, tmp_path, monkeypatch):
+    """On a GPU of paper: engines of the whole graph and of the cut one, by the GPU's clock."""
+    _, modules = install(monkeypatch, tensorrt='10.16.1')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    out = tmp_path / 'new.json'
+    main([str(graph), *SMALL, '--backends', 'onnxruntime', 'tensorrt', '--json', str(out)])
+    results = Report.from_json(out.read_text(), 'new.json').results
+    assert [(r.stage, r.device, r.clock) for r in results if r.candidate.startswith('Tensor')] == [
+        ('network', 'cuda', 'device'),
+        ('detections', 'cuda', 'device'),
+        ('end to end', 'cuda', 'host'),
+    ]
+    assert modules['tensorrt'].builds == 2
 
 
 def test_a_report_is_shown(main, report, tmp_path, capsys):
