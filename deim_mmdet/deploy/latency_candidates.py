@@ -58,10 +58,10 @@ def exported_candidate(
     if backend == 'onnxruntime' and device == 'cuda' and onnxruntime_has_cuda():
         options['providers'] = ('CUDAExecutionProvider', 'CPUExecutionProvider')
     open_graph = partial(open_runner, backend=backend, threads=protocol.threads, **options)
-    network = None
+    runner, network = open_graph(path), None
     if Path(path).suffix == '.onnx':
         network = open_without_postprocessing(path, open_graph)
-    return candidate(name, open_graph(path), network, protocol)
+    return candidate(name, runner, network, protocol)
 
 
 def foreign_candidate(name: str, path: Union[str, os.PathLike], protocol: Protocol) -> Candidate:
