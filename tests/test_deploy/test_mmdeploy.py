@@ -4,6 +4,7 @@
 import copy
 import importlib.util
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ pytest.importorskip('onnxruntime')
 pytest.importorskip('mmdeploy')
 
 from mmdeploy.apis import build_task_processor, inference_model, torch2onnx  # noqa: E402
+from mmdeploy.apis.core import PIPELINE_MANAGER  # noqa: E402
+from mmdeploy.apis.utils import to_backend  # noqa: E402
 from mmdeploy.backend.base import get_backend_manager  # noqa: E402
 from mmdeploy.backend.sdk.export_info import export2SDK  # noqa: E402
 from mmdeploy.utils import get_backend  # noqa: E402
@@ -472,7 +475,17 @@ def test_sdk_is_refused_with_numpy_2(monkeypatch):
     check(deploy_config('detection_sdk'))
 
 
-def test_package_is_free_of_mmdeploy():
-    code = 'import sys, deim_mmdet.deploy; print([n for n in sys.modules if "mmdeploy" in n])'
+def test_other_processes(tmp_path):
+    """The package comes without mmdeploy; a process that mmdeploy starts has what we registered."""
+    caller = tmp_path / 'caller.pkl'
+    caller.write_bytes(pickle.dumps(PIPELINE_MANAGER.get_caller(to_backend)))
+    code = f"""
+import pickle, sys
+import deim_mmdet.deploy
+assert not [name for name in sys.modules if 'mmdeploy' in name]
+pickle.load(open({str(caller)!r}, 'rb'))
+from mmdeploy.backend.base import get_backend_manager
+print(*(get_backend_manager(name).__name__ for name in ('openvino', 'tensorrt')))
+"""
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
-    assert out.stdout.strip() == '[]', out.stderr
+    assert out.stdout.split()[-2:] == ['CurrentOpenVINO', 'CurrentTensorRT'], out.stderr

@@ -7,6 +7,8 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
+from mmdeploy.apis.core import PIPELINE_MANAGER
+from mmdeploy.apis.utils import to_backend
 from mmdeploy.backend.base import BACKEND_MANAGERS, BaseWrapper
 from mmdeploy.backend.onnxruntime.backend_manager import ONNXRuntimeManager
 from mmdeploy.backend.openvino.backend_manager import OpenVINOManager
@@ -18,6 +20,7 @@ from torch import Tensor
 from deim_mmdet.convert import new_outputs
 from deim_mmdet.deploy import tensorrt_api
 from deim_mmdet.deploy.runners.runner import import_backend
+from deim_mmdet.deploy.tensorrt_engine import Graph, build_plan, choose_target
 
 # What a deploy config calls the shapes of an engine.
 RANGE = ('min', 'opt', 'max')
@@ -132,7 +135,7 @@ class CurrentTensorRT(TensorRTManager):
         common = get_common_config(deploy_cfg)
         # GPUs that are elsewhere, as ['7.5']; None: the one at hand
         capabilities = common.get('compute_capabilities')
-        trt = tensorrt_api.load(ahead_of_time=capabilities is not None)
+        trt = choose_target(None, capabilities, torch.device(device).index or 0)[0]
         names = get_ir_config(deploy_cfg)['input_names']
         written = []
         for path, settings in zip(ir_files, get_model_inputs(deploy_cfg)):
@@ -141,7 +144,8 @@ class CurrentTensorRT(TensorRTManager):
                 name: tuple(tuple(shapes[name][f'{which}_shape']) for which in RANGE)
                 for name in names
             }
-            plan = build_plan(trt, path, ranges, capabilities)
+            graph = Graph(Path(path), Path(path).read_bytes(), None, {}, [])
+            plan = build_plan(trt, graph, ranges, capabilities)
             target = Path(work_dir, settings.get('save_file', Path(path).stem + '.engine'))
             with new_outputs([target], overwrite=True) as new:
                 new[0].write_bytes(plan)
@@ -224,21 +228,11 @@ def is_older() -> bool:
     return bool(found) and int(found[0].version.split('.')[0]) < tensorrt_api.OLDEST
 
 
-def build_plan(
-    trt: tensorrt_api.TensorRT,
-    path: str,
-    ranges: Dict[str, Sequence[Sequence[int]]],
-    capabilities: Optional[Sequence[str]],
-) -> bytes:
-    """An engine of an ONNX file.
-
-    Args:
-        trt (TensorRT): What builds it.
-        path (str): The ONNX file.
-        ranges (dict[str, Sequence]): Smallest, best and largest shape of each input.
-        capabilities (Sequence[str], optional): GPUs to build for; None: the one at hand.
+def bring_along(*args, **kwargs):
+    """Hook before mmdeploy's ``to_backend``. It changes nothing; a process that mmdeploy starts for
+    TensorRT looks for it here, and so has what this module registers.
     """
-    from deim_mmdet.deploy import tensorrt_engine
+    return args, kwargs
 
-    graph = tensorrt_engine.Graph(Path(path), Path(path).read_bytes(), None, {}, [])
-    return bytes(tensorrt_engine.build_plan(trt, graph, ranges, capabilities))
+
+PIPELINE_MANAGER.get_input_hooks(to_backend).append(bring_along)
