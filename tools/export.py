@@ -196,6 +196,8 @@ def main(args=None) -> None:
         run(args)
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
+    except KeyboardInterrupt:
+        raise SystemExit('stopped') from None
 
 
 def run(args) -> None:
@@ -324,7 +326,11 @@ def write_tensorrt(graph: Path, out: Path, args, check) -> None:
 
 
 def refuse_target(args) -> None:
-    """Refuse options of TensorRT that cannot be, before the work begins."""
+    """Refuse a backend that is missing, or what it cannot do, before the work begins."""
+    if args.backend == 'openvino':
+        from deim_mmdet.deploy.runners.runner import import_backend
+
+        import_backend('openvino')
     if args.backend == 'tensorrt':
         from deim_mmdet.deploy.tensorrt_engine import choose_target
 
@@ -473,7 +479,8 @@ def test_images(config: Config, count: int) -> list:
         return []
     try:
         dataset = DATASETS.build(settings)
-        return [read_image(dataset.get_data_info(i)['img_path']) for i in range(count)]
+        numbers = range(len(dataset))[:count]
+        return [read_image(dataset.get_data_info(i)['img_path']) for i in numbers]
     except (OSError, ValueError, KeyError):
         return []
 

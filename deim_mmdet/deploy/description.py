@@ -75,7 +75,11 @@ def describe(
         pad_value=pad_value,
         max_per_img=detector.test_cfg['max_per_img'] if suppressed else max_detections(detector),
         score_threshold=score_threshold,
-        nms_iou=detector.test_cfg['nms']['iou_threshold'] if options.candidates else None,
+        nms_iou=(
+            detector.test_cfg['nms']['iou_threshold']
+            if suppressed and options.candidates
+            else None
+        ),
     )
 
 

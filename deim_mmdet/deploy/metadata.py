@@ -2,7 +2,7 @@
 """What an exported file says about itself. Needs the standard library alone."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Optional, Tuple
 
 KEY = 'deim_mmdet'
@@ -88,7 +88,7 @@ class Metadata:
                 f'version reads format {FORMAT}. Export the checkpoint again, or use that version.'
             )
         names = {field.name for field in fields(cls)}
-        missing = sorted(names.difference(values))
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
         if missing:
             raise ValueError(
                 f'{path} was written by deim_mmdet {values.get("version")}, which did not state '

@@ -2,6 +2,7 @@
 """The command line of tools/export.py."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
+from deim_mmdet.deploy import Detector
 from tests.test_deploy.models import ATTO, config_of, random_detector
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +50,48 @@ def test_export(tool, checkpoint, tmp_path, capsys, monkeypatch):
     assert sorted(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.parametrize('precision', ['float32', 'float16'])
+def test_openvino(tool, checkpoint, tmp_path, capsys, monkeypatch, precision):
+    pytest.importorskip('openvino')
+    monkeypatch.chdir(tmp_path)
+    command = [CONFIG, str(checkpoint), '--backend', 'openvino', '--out', 'atto.xml']
+    if precision == 'float16':
+        # random weights: rounding decides among equal scores
+        command += ['--fp16', '--tolerance', '1e3', '1']
+    tool.main(command)
+    text = capsys.readouterr().out
+    assert text.index('largest difference from PyTorch on 4 drawn scenes: ') < text.index(
+        'atto.xml'
+    )
+    assert f'nodes, {precision}, opset 17' in text
+    assert sorted(os.listdir(tmp_path)) == ['atto.bin', 'atto.xml']
+    assert Detector('atto.xml').metadata.precision == precision
+    with pytest.raises(SystemExit, match='atto.(bin|xml) exists'):
+        tool.main(command)
+    tool.main([*command, '--overwrite'])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(SystemExit, match='that is more than 0 px or 0: .* was not written'):
+        tool.main([*command, '--overwrite', '--tolerance', '0', '0'])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
+def test_interrupted(tool, checkpoint, tmp_path, monkeypatch, backend):
+    """Ctrl-C in the middle leaves nothing behind, neither there nor where temporary files go."""
+    pytest.importorskip(backend)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    (tmp_path / 'temporary').mkdir()
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'temporary'))
+    monkeypatch.setattr('deim_mmdet.deploy.parity.compare', interrupt)
+    out = tmp_path / f'atto{tool.ENDINGS[backend][0]}'
+    with pytest.raises(SystemExit, match='stopped'):
+        tool.main([CONFIG, str(checkpoint), '--backend', backend, '--out', str(out)])
+    assert [path.name for path in tmp_path.rglob('*')] == ['temporary']
+
+
 # fmt: off
 BAD = [
     (['--backend', 'openvino'],        r'--backend openvino writes files \*.xml, got out.onnx'),
@@ -55,6 +99,7 @@ BAD = [
     (['--int8'],                       '--int8 needs --calibration-images FOLDER'),
     (['--hw', '100', '100'],           'multiples of 32, got 100 x 100: take 128 x 128'),
     (['--resize', '--original-size'],  'exclude each other'),
+    (['--candidates'],                 'DFINE finds objects once and has no candidates'),
     (['--opset', '9'],                 'opset must be from 17 to 20'),
     (['--image', 'missing.jpg'],       'missing.jpg: no such file'),
 ]
@@ -90,6 +135,15 @@ def test_missing_packages_name_the_extra(tool, checkpoint, tmp_path, monkeypatch
     monkeypatch.setattr('importlib.import_module', absent)
     with pytest.raises(ImportError, match=r"onnx is missing.*pip install 'deim_mmdet\[deploy\]'"):
         deploy.__getattr__('export_onnx')
+
+
+def test_a_missing_backend_names_the_extra(tool, checkpoint, tmp_path, monkeypatch):
+    """Before the work begins."""
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    out = ['--backend', 'openvino', '--out', str(tmp_path / 'm.xml')]
+    with pytest.raises(SystemExit, match=r"openvino is missing: .*'deim_mmdet\[deploy\]'"):
+        tool.main([CONFIG, str(checkpoint), *out])
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- TensorRT ------------------------------------------------------------------------------------
