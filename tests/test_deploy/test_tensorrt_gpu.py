@@ -7,16 +7,16 @@ import pytest
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
-from deim_mmdet.deploy import (  # noqa: E402
+from deim_mmdet.deploy import (
     ExportOptions,
     describe,
     export_onnx,
     open_runner,
     tensorrt_api,
 )
-from deim_mmdet.deploy.cuda import open_gpu  # noqa: E402
-from deim_mmdet.deploy.parity import compare  # noqa: E402
-from tests.test_deploy.models import ATTO, config_of, detector_of, images  # noqa: E402
+from deim_mmdet.deploy.cuda import open_gpu
+from deim_mmdet.deploy.parity import compare
+from tests.test_deploy.models import ATTO, config_of, detector_of, images
 
 try:
     GPU, FLAVOURS = open_gpu(), [trt.flavour for trt in tensorrt_api.installed()]
@@ -24,9 +24,6 @@ except (ImportError, ValueError) as error:
     pytest.skip(str(error), allow_module_level=True)
 if not FLAVOURS:
     pytest.skip('no TensorRT is installed', allow_module_level=True)
-
-# float16: random weights put scores next to each other, among which rounding decides
-TOLERANCES = {False: (0.5, 1e-3), True: (50, 0.05)}
 
 
 @pytest.mark.parametrize('cuda_graphs', [True, False])
@@ -49,8 +46,12 @@ def test_same_detections(flavour, half, cuda_graphs, tmp_path):
             expected = reference.run(feeds)
             assert [v.dtype for v in found] == [np.float32, np.float32, np.int64]
             for i in range(count):
-                difference = compare([v[i] for v in expected], [v[i] for v in found])
-                assert difference.within(*TOLERANCES[half]), str(difference)
+                if half:  # among the equal scores of random weights rounding decides
+                    best = [values[1][i, :10] for values in (found, expected)]
+                    np.testing.assert_allclose(*best, atol=2e-2)
+                else:
+                    difference = compare([v[i] for v in expected], [v[i] for v in found])
+                    assert difference.within(0.1, 1e-4), str(difference)
             for value, again in zip(found, runner.run(feeds)):
                 np.testing.assert_array_equal(value, again)
     assert all(0 < time < 1000 for time in runner.gpu_times(feeds, 10))
