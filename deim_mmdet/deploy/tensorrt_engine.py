@@ -152,8 +152,8 @@ def build_engine(
             makes building faster; it is made or completed.
         overwrite (bool): Replace existing files. Defaults to False.
         flavour (str, optional): 'tensorrt' or 'tensorrt_rtx', see :func:`tensorrt_api.load`.
-        tf32 (bool): Let float32 products be rounded to 10 bits, which is faster and moves boxes by
-            some pixels. Defaults to False.
+        tf32 (bool): Let inputs of float32 products be rounded to 10 bits of mantissa, as many as
+            float16 has, which is faster from Ampere on. Defaults to False.
         detailed (bool): Keep the layers' types and shapes in the engine, for profilers.
         device (int): Number of the GPU at hand. Defaults to 0.
         check (callable, optional): Gets the finished engine, with its description beside it, in
