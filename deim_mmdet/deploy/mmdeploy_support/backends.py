@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
+import onnx
 import torch
 from mmdeploy.apis.core import PIPELINE_MANAGER
 from mmdeploy.apis.utils import to_backend
@@ -22,6 +23,8 @@ from deim_mmdet.deploy import tensorrt_api
 from deim_mmdet.deploy.runners.runner import import_backend
 from deim_mmdet.deploy.tensorrt_engine import Graph, build_plan, choose_target
 
+from .export import PRODUCER
+
 # What a deploy config calls the shapes of an engine.
 RANGE = ('min', 'opt', 'max')
 
@@ -32,8 +35,12 @@ class StandardOnnxRuntime(ONNXRuntimeManager):
 
     @classmethod
     def to_backend(cls, ir_files: Sequence[str], *args, **kwargs) -> Sequence[str]:
-        """NOTE mmdeploy types them here, everything in float16, positions and boxes as well."""
-        return ir_files
+        """NOTE mmdeploy types graphs here, everything in float16, positions and boxes as well. It
+        still does those of detectors that it traces itself.
+        """
+        if all(onnx.load(path).producer_name == PRODUCER for path in ir_files):
+            return ir_files
+        return super().to_backend(ir_files, *args, **kwargs)
 
 
 @BACKEND_MANAGERS.register('openvino')

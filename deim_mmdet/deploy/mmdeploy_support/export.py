@@ -22,6 +22,9 @@ from deim_mmdet.deploy.onnx_export import ExportOptions, export_onnx
 
 from .deploy_config import wants_half
 
+# Who made a graph.
+PRODUCER = 'deim_mmdet'
+
 
 class FinishedGraph(nn.Module):
     """Stands where mmdeploy expects a detector, and holds what is only to be written.
@@ -93,7 +96,7 @@ def in_terms_of_mmdeploy(model: onnx.ModelProto, names: Sequence[str]) -> onnx.M
     dets = helper.make_tensor_value_info(names[1], onnx.TensorProto.FLOAT, (batch, count, 5))
     graph.outputs = [dets, labels]
     finished = graph.to_model()
-    finished.producer_name = 'deim_mmdet'
+    finished.producer_name = PRODUCER
     onnx.checker.check_model(finished, full_check=True)
     return finished
 
