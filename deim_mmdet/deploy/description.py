@@ -8,7 +8,7 @@ from mmengine.config import Config
 from deim_mmdet.models.detectors import YOLOv8
 from deim_mmdet.version import __version__
 
-from .end_to_end import max_detections, network_channels
+from .end_to_end import max_detections, network_channels, selection_strides
 from .metadata import Metadata
 from .onnx_export import ExportOptions
 
@@ -35,7 +35,8 @@ def describe(
 
     Raises:
         ValueError: A test pipeline that resizes in a way that :class:`Detector` does not know, or
-            options that do not go with it.
+            options that do not go with it; a graph of dynamic size that is traced with fewer cells
+            than queries.
     """
     if classes is None:
         classes = (getattr(detector, 'dataset_meta', None) or {}).get('classes')
@@ -53,7 +54,8 @@ def describe(
     mean = preprocessor.mean.flatten().tolist() if normalises else [0.0] * 3
     std = preprocessor.std.flatten().tolist() if normalises else [1.0] * 3
     suppressed = isinstance(detector, YOLOv8)
-    return Metadata(
+    strides = selection_strides(detector) if options.dynamic_size else ()
+    metadata = Metadata(
         version=__version__,
         model=Path(config.filename).stem if config.filename else type(detector).__name__,
         classes=tuple(classes) if classes else None,
@@ -80,7 +82,11 @@ def describe(
             if suppressed and options.candidates
             else None
         ),
+        num_queries=detector.num_queries if strides else 0,
+        strides=strides,
     )
+    metadata.refuse_few_cells(metadata.hw)  # the trace would keep fewer queries
+    return metadata
 
 
 def preparation(config: Config):

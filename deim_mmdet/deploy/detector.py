@@ -73,6 +73,7 @@ class Detector:
                 f'{path} takes height and width that are multiples of 32, not {_size(self.hw)}; '
                 'exported with --pad, it takes any'
             )
+        self.metadata.refuse_few_cells(self.hw)
         if score_threshold is None:
             score_threshold = self.metadata.score_threshold
         self.score_threshold = score_threshold

@@ -233,6 +233,16 @@ def max_detections(detector: nn.Module) -> int:
     return detector.bbox_head.max_per_img
 
 
+@torch.no_grad()
+def selection_strides(detector: nn.Module) -> Tuple[int, ...]:
+    """Sides in pixels of the cells that queries are selected among; none where they are learnt."""
+    if not isinstance(detector, RTDETR):
+        return ()
+    side = 4 * DIVISOR
+    image = next(detector.parameters()).new_zeros(1, 3, side, side)
+    return tuple(side // level.shape[-1] for level in detector.extract_feat(image))
+
+
 def network_channels(detector: nn.Module) -> str:
     """Channel order that the network was trained with; images are read as BGR."""
     swaps = getattr(detector.data_preprocessor, '_channel_conversion', False)

@@ -2,6 +2,7 @@
 """What an exported file says about itself. Needs the standard library alone."""
 
 import json
+import math
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Optional, Tuple
 
@@ -34,6 +35,10 @@ class Metadata:
         score_threshold (float): Below it nothing is worth showing.
         nms_iou (float, optional): The results are candidates: of two of a class that overlap more,
             the one of the lower score has to go. None: they are final.
+        num_queries (int): Queries that are selected among the cells of all levels; 0 where they are
+            learnt, or of a model of static size.
+        strides (tuple[int]): Sides of the cells of each level, in pixels, where queries are
+            selected.
     """
 
     version: str
@@ -58,6 +63,24 @@ class Metadata:
     max_per_img: int
     score_threshold: float
     nms_iou: Optional[float]
+    num_queries: int = 0
+    strides: Tuple[int, ...] = ()
+
+    def refuse_few_cells(self, hw: Tuple[int, int]) -> None:
+        """Refuse a size of images that has fewer cells than the model selects.
+
+        Raises:
+            ValueError: The message says how many both are.
+        """
+        cells = sum(
+            math.ceil(hw[0] / stride) * math.ceil(hw[1] / stride) for stride in self.strides
+        )
+        if cells < self.num_queries:
+            raise ValueError(
+                f'images of {hw[0]} x {hw[1]} have {cells} cells, and the model selects '
+                f'{self.num_queries} queries among them: take larger images, or export for that '
+                'size alone (without --dynamic-size)'
+            )
 
     def to_json(self) -> str:
         return json.dumps(dict(format=FORMAT, **asdict(self)))

@@ -80,12 +80,14 @@ def compare(
     """Compare (boxes, scores, labels) of one image; scores are falling.
 
     Each expected detection is compared with the one of its class whose box and score are nearest:
-    rounding may change the order of detections.
+    rounding may change the order of detections. What is not finite is infinitely far.
     """
     boxes, scores, labels = expected
     least = max(MIN_SCORE, float(actual[1][-1]) + END_MARGIN)
     # a score of 0 is none
     count = max(int((scores >= least).sum()), min(MIN_COUNT, int((scores > 0).sum())))
+    if not all(np.isfinite(value).all() for value in actual[:2]):
+        return Difference(np.inf, np.inf, count, 0)
     box_error, score_error, missing = 0.0, 0.0, 0
     for box, score, label in zip(boxes[:count], scores[:count], labels[:count]):
         same = actual[2] == label

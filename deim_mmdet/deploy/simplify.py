@@ -3,6 +3,10 @@
 
 Everything here keeps the values that the graph computes, up to rounding in
 :func:`fold_positive_scales`.
+
+Why not a library: of the traced graph of DEIM-D-FINE-N (1,054 nodes; 1,114 for any batch; 1,322 for
+any size) onnxslim 0.1.98 leaves 620, 652 and 853 nodes and onnxsim 0.8.1 569, 685 and 960, this
+module 568, 568 and 837. And neither keeps the marks from which :mod:`.half` types the graph.
 """
 
 import math
@@ -121,7 +125,8 @@ def _sizes(node: Node, graph: Graph, known: Dict[str, np.ndarray]) -> Optional[n
     if not values or any(value is None for value in values):
         return None
     value = _SIZE_OPERATORS[node.op_type](node, *values)
-    return None if value is None else np.asarray(value, object)
+    # a size that is not known is None, too
+    return None if value is NotImplemented else np.asarray(value, object)
 
 
 def _gather(node, data, index):
@@ -130,7 +135,7 @@ def _gather(node, data, index):
 
 def _slice(node, data, starts, ends, axes=None, steps=None):
     if data.ndim != 1 or len(starts) != 1 or not _both_int(starts[0], ends[0]):
-        return None
+        return NotImplemented
     return data[int(starts[0]) : int(ends[0]) : 1 if steps is None else int(steps[0])]
 
 
@@ -140,6 +145,13 @@ def _unsqueeze(node, data, axes):
 
 def _squeeze(node, data, axes=None):
     return np.squeeze(data, None if axes is None else tuple(int(axis) for axis in axes))
+
+
+def _reshape(node, data, target):
+    # merge_reshapes makes them of what is above
+    if not data.size:
+        return NotImplemented
+    return data.reshape(tuple(int(side) for side in target))
 
 
 def _concat(node, *parts):
@@ -161,9 +173,10 @@ _SIZE_OPERATORS = {
     'Slice': _slice,
     'Unsqueeze': _unsqueeze,
     'Squeeze': _squeeze,
+    'Reshape': _reshape,
     'Concat': _concat,
     'Identity': lambda node, data: data,
-    'Cast': lambda node, data: data if node.attributes.get('to') in _INTEGERS else None,
+    'Cast': lambda node, data: data if node.attributes.get('to') in _INTEGERS else NotImplemented,
     'Add': _arithmetic(lambda a, b: a + b),
     'Sub': _arithmetic(lambda a, b: a - b),
     'Mul': _arithmetic(lambda a, b: a * b),

@@ -15,7 +15,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from deim_mmdet.deploy import EndToEnd, ExportOptions, describe, export_onnx
+from deim_mmdet.deploy import EndToEnd, ExportOptions, describe, export_onnx, raw_predictions
 from deim_mmdet.models.detectors import YOLOv8
 from tests.fixtures import fill
 from tests.test_models.parity import ROOT, Case
@@ -61,26 +61,43 @@ def random_detector(config: Config) -> torch.nn.Module:
     detector = MODELS.build(config.model)
     detector.init_weights()
     for key, parameter in detector.named_parameters():
-        if 'cls_branch' in key:
+        if 'cls_branch' in key or 'fc_cls' in key:
             torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 0.0)
-        elif 'reg_branch' in key or 'sampling_offsets' in key:
+        elif 'reg_branch' in key or 'fc_reg' in key or 'sampling_offsets' in key:
             parameter.data += 0.02 * torch.randn_like(parameter)
-    if isinstance(detector, YOLOv8):
-        settle(detector)
-    return detector.eval()
+    return settle(detector.eval())
 
 
-def settle(detector: YOLOv8) -> None:
-    """Norms see images once, and class logits spread: else all cells have about the same scores."""
-    for module in detector.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        cls_scores, _ = detector.train()._forward(torch.from_numpy(images((192, 192), 4)))
-        for branch, logits in zip(detector.bbox_head.cls_branches, cls_scores):
-            scale = 4 * logits.std()  # images of another kind reach further
-            branch.weight /= scale
-            branch.bias.fill_(-1 - logits.mean() / scale)
+@torch.no_grad()
+def settle(detector: torch.nn.Module) -> torch.nn.Module:
+    """Norms see images once, and class logits spread: else values grow from layer to layer, and all
+    queries have about the same scores.
+    """
+    # cells see less of an image than queries do: images of another kind reach further
+    reach = 4 if isinstance(detector, YOLOv8) else 1
+
+    def see(norm, args):
+        dims = [dim for dim in range(args[0].ndim) if dim != 1]
+        norm.running_mean.copy_(args[0].mean(dims))
+        norm.running_var.copy_(args[0].var(dims))
+
+    def spread(branch, args, logits):
+        scale = reach * logits.std()
+        shift = -1 - logits.mean() / scale
+        branch.weight /= scale
+        branch.bias.copy_(branch.bias / scale + shift)
+        return logits / scale + shift
+
+    hooks = []
+    for name, module in detector.named_modules():
+        if hasattr(module, 'running_mean'):
+            hooks.append(module.register_forward_pre_hook(see))
+        elif 'cls' in name and getattr(module, 'bias', None) is not None:
+            hooks.append(module.register_forward_hook(spread))
+    raw_predictions(detector, torch.from_numpy(images((192, 192), 4)))
+    for hook in hooks:
+        hook.remove()
+    return detector
 
 
 def images(hw: Tuple[int, int], count: int = 1, seed: int = 0) -> np.ndarray:

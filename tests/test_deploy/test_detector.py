@@ -121,6 +121,8 @@ def test_threshold_and_size(exported, photo, tmp_path):
         Detector(exported, hw=(224, 192))
     free = write(tmp_path / 'm.onnx', dynamic_size=True)
     assert len(Detector(free, hw=(224, 256))(photo).scores) == 100
+    with pytest.raises(ValueError, match='64 x 64 have 80 cells, and the model selects 100 quer'):
+        Detector(free, hw=(64, 64))
 
 
 def test_all_formats_find_the_same(exported, photo, tmp_path):

@@ -69,6 +69,18 @@ CASES = {
         dict(zero=np.int64(0), axes=np.array([0]), rest=np.array([24])),
         ['Reshape'],
     ),
+    'sizes that became a Reshape are still known': (
+        [
+            ('Shape', ['x'], ['s']),
+            ('Gather', ['s', 'zero'], ['n']),
+            ('Mul', ['n', 'heads'], ['groups']),
+            ('Reshape', ['groups', 'one'], ['first']),
+            ('Concat', ['first', 'rest'], ['target'], dict(axis=0)),
+            ('Reshape', ['x', 'target'], ['y']),
+        ],
+        dict(zero=np.int64(0), heads=np.int64(2), one=np.array([1]), rest=np.array([12])),
+        ['Reshape'],
+    ),
     'no-ops go': (
         [
             ('Identity', ['x'], ['a']),
