@@ -324,6 +324,27 @@ def _scale(limit: np.ndarray, dtype) -> np.ndarray:
     return np.where(limit > 0, np.maximum(steps, least), np.ones((), dtype))
 
 
+def round_in_single(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A quantised float16 graph that also ONNX Runtime's CPU rounds as the standard says.
+
+    Its QuantizeLinear (1.22.1) cuts float16 off where it should round, which costs points of AP. In
+    float32 it rounds. TensorRT does both right and is spared the casts.
+    """
+    graph = Graph(model)
+    graph.infer()
+    nodes = []
+    for node in graph.nodes:
+        if node.op_type == 'QuantizeLinear' and graph.type(node.inputs[1]) == TensorProto.FLOAT16:
+            name, scale, zero = node.inputs
+            single = graph.new_name(f'{name}.single')
+            nodes.append(Node('Cast', [name], [single], dict(to=TensorProto.FLOAT), single))
+            scale = graph.add_constant(graph.constants[scale].astype(np.float32), f'{scale}.single')
+            node.inputs = [single, scale, zero]
+        nodes.append(node)
+    graph.nodes = nodes
+    return to_model(graph, model, 'the graph')
+
+
 def to_model(graph: Graph, model: onnx.ModelProto, path: str) -> onnx.ModelProto:
     """The quantised graph as a model that says what ``model`` says about itself."""
     quantized = graph.to_model()
