@@ -78,7 +78,7 @@ def pictures(folder: Path, *sizes) -> list:
 
 def assert_like_pytorch(config, checkpoint, found, paths, box=0.02, score=1e-4):
     """``found`` are the data samples of mmdeploy; boxes are in pixels of the image files."""
-    detector = init_detector(config, checkpoint, device='cpu')
+    detector = init_detector(copy.deepcopy(config), checkpoint, device='cpu')
     assert len(found) == len(paths)
     for path, sample in zip(paths, found):
         expected, actual = (
