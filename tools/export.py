@@ -256,6 +256,8 @@ def run(args) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch, 'model.onnx')
         model = export_onnx(detector, graph, options, metadata)
+        if options.half:
+            report_range(model, Detector(graph), images[0])
         if args.int8:
             check(graph)
             model, graph, check = quantize_graph(graph, args, config, calibration, held_out)
@@ -298,6 +300,21 @@ def write_openvino(graph: Path, out: Path, args, check) -> None:
     from deim_mmdet.deploy import export_openvino
 
     export_openvino(graph, out, args.fp16, check, args.overwrite)
+
+
+def report_range(model, exported, image: np.ndarray) -> None:
+    """Say how near the values of a float16 graph come to the largest number of that type."""
+    from deim_mmdet.deploy.half import HALF_MAX
+    from deim_mmdet.deploy.half_range import largest_half_values
+
+    count = exported.metadata.batch_size or 1
+    feeds = dict(images=np.stack([exported.preprocess(image)[0]] * count))
+    if exported.metadata.original_size:
+        feeds['original_hw'] = np.float32([image.shape[:2]] * count)
+    largest, name = largest_half_values(model, feeds)[0]
+    print(f'largest value in float16: {largest:.3g} of {HALF_MAX:g}, {name}')
+    if not largest <= HALF_MAX:
+        print('warning: float16 overflows there, what follows is wrong: export in float32')
 
 
 def write_tensorrt(graph: Path, out: Path, args, check) -> None:
