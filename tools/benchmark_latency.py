@@ -237,7 +237,7 @@ def of_config(config: Path, checkpoint, args, protocol: Protocol, scratch: Path)
     import torch
 
     from deim_mmdet.deploy.latency_candidates import candidate, onnxruntime_has_cuda
-    from deim_mmdet.deploy.torch_runner import TorchRunner
+    from deim_mmdet.deploy.runners.torch_runner import TorchRunner
 
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     if device == 'cuda' and not torch.cuda.is_available():

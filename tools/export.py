@@ -304,8 +304,8 @@ def write_openvino(graph: Path, out: Path, args, check) -> None:
 
 def report_range(model, exported, image: np.ndarray) -> None:
     """Say how near the values of a float16 graph come to the largest number of that type."""
-    from deim_mmdet.deploy.half import HALF_MAX
-    from deim_mmdet.deploy.half_range import largest_half_values
+    from deim_mmdet.deploy.export.half import HALF_MAX
+    from deim_mmdet.deploy.export.half_range import largest_half_values
 
     count = exported.metadata.batch_size or 1
     feeds = dict(images=np.stack([exported.preprocess(image)[0]] * count))
@@ -405,7 +405,7 @@ def quantize_graph(graph: Path, args, config: Config, calibration: list, held_ou
     import onnx
 
     from deim_mmdet.deploy import Detector
-    from deim_mmdet.deploy.quantize import quantize, round_in_single
+    from deim_mmdet.deploy.export.quantize import quantize, round_in_single
 
     has_test_set = not args.agreement and bool(test_images(config, 1))
     if args.max_ap_drop is not None and not has_test_set:
@@ -466,7 +466,7 @@ def report_agreement(before, after, held_out: list, calibration: list) -> None:
 
 
 def report_sensitivity(graph: Path, images: list, choice: dict) -> None:
-    from deim_mmdet.deploy.quantize import sensitivity
+    from deim_mmdet.deploy.export.quantize import sensitivity
 
     costs = sensitivity(graph, images, **choice)
     print(f'each layer alone in int8, on {len(images)} images; the {SENSITIVITY_ROWS} worst:')

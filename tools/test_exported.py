@@ -102,7 +102,7 @@ def run(args, scratch: Path) -> List[Dict[str, str]]:
 
 def resize_tests(config: Config, hw) -> None:
     """Let the test pipeline make images of another size."""
-    from deim_mmdet.deploy.description import find_pipeline
+    from deim_mmdet.deploy.export.description import find_pipeline
 
     for step in find_pipeline(config.test_dataloader.dataset):
         if step['type'] == 'Resize':

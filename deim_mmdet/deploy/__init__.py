@@ -14,14 +14,14 @@ from .runners import open_runner
 # name -> module; these import PyTorch and onnx
 _LAZY = {
     'Difference': 'parity',
-    'EndToEnd': 'end_to_end',
-    'ExportOptions': 'onnx_export',
-    'InputFormat': 'end_to_end',
+    'EndToEnd': 'export.end_to_end',
+    'ExportOptions': 'export.onnx_export',
+    'InputFormat': 'export.end_to_end',
     'compare_with_pytorch': 'parity',
-    'describe': 'description',
-    'export_onnx': 'onnx_export',
-    'export_openvino': 'openvino_export',
-    'raw_predictions': 'end_to_end',
+    'describe': 'export.description',
+    'export_onnx': 'export.onnx_export',
+    'export_openvino': 'export.openvino_export',
+    'raw_predictions': 'export.end_to_end',
 }
 
 __all__ = ['Detections', 'Detector', 'Metadata', 'open_runner', *_LAZY]

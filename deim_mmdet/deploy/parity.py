@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 
 from .detector import Detector
-from .end_to_end import EndToEnd, InputFormat
+from .export.end_to_end import EndToEnd, InputFormat
 
 # Detections below that score are noise, among which rounding decides; the best few always count.
 MIN_SCORE, MIN_COUNT = 0.3, 10

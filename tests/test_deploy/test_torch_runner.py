@@ -10,7 +10,7 @@ pytest.importorskip('onnxruntime')
 
 from deim_mmdet.deploy import ExportOptions, describe
 from deim_mmdet.deploy.parity import compare
-from deim_mmdet.deploy.torch_runner import TorchRunner, halve_weights
+from deim_mmdet.deploy.runners.torch_runner import TorchRunner, halve_weights
 from tests.test_deploy.models import (
     ATTO,
     config_of,

@@ -13,8 +13,8 @@ from mmdeploy.utils import (
 )
 from mmengine.config import Config
 
-from deim_mmdet.deploy.end_to_end import DIVISOR
-from deim_mmdet.deploy.onnx_export import OPSETS
+from deim_mmdet.deploy.export.end_to_end import DIVISOR
+from deim_mmdet.deploy.export.onnx_export import OPSETS
 
 BACKENDS = ('onnxruntime', 'tensorrt', 'openvino')
 
@@ -71,7 +71,7 @@ def check(config: Config) -> None:
 
 
 def wants_half(config: Config) -> bool:
-    """Whether the graph is to be typed in float16, see :mod:`deim_mmdet.deploy.half`."""
+    """Whether the graph is to be typed in float16, see :mod:`deim_mmdet.deploy.export.half`."""
     backend = config.get('backend_config', {})
     return backend.get('precision') == 'fp16' or backend.get('common_config', {}).get(
         'fp16_mode', False

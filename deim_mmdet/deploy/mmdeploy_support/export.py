@@ -16,9 +16,9 @@ from mmdeploy.core import FUNCTION_REWRITER, SYMBOLIC_REWRITER
 from onnx import helper
 
 from deim_mmdet.convert import new_output
-from deim_mmdet.deploy.end_to_end import raw_predictions
-from deim_mmdet.deploy.graph import Graph, Node
-from deim_mmdet.deploy.onnx_export import ExportOptions, export_onnx
+from deim_mmdet.deploy.export.end_to_end import raw_predictions
+from deim_mmdet.deploy.export.graph import Graph, Node
+from deim_mmdet.deploy.export.onnx_export import ExportOptions, export_onnx
 
 from .deploy_config import wants_half
 

@@ -7,7 +7,7 @@ from mmdeploy.utils import Task
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from deim_mmdet.deploy.description import find_pipeline
+from deim_mmdet.deploy.export.description import find_pipeline
 
 from .deploy_config import check
 

@@ -21,11 +21,11 @@ import torch.nn as nn
 from deim_mmdet.convert import new_output
 from deim_mmdet.models.layers.conv import switch_to_deploy
 
+from ..metadata import KEY, Metadata
 from .detection_transformers import DetectionTransformer, prepare_trace
 from .end_to_end import DIVISOR, EndToEnd, InputFormat
 from .graph import Graph, foreign_operators
 from .half import drop_marks, mark_single, to_half
-from .metadata import KEY, Metadata
 from .plain_attention import use_plain_attention
 from .simplify import simplify
 from .tracing import FixSizes, LinspaceOfOne, MarkSinglePrecision

@@ -30,11 +30,11 @@ from onnx import TensorProto
 
 from deim_mmdet.new_output import new_output
 
-from .agreement import Agreement, compare_files
+from ..agreement import Agreement, compare_files
+from ..detector import Detector, Image
+from ..metadata import KEY, Metadata
 from .calibration import LEVELS, METHODS, observe
-from .detector import Detector, Image
 from .graph import Graph, Node
-from .metadata import KEY, Metadata
 
 # Operator -> axis of the output channels of its weights, which are its second input.
 LAYERS = {'Conv': 0, 'MatMul': 1}

@@ -8,7 +8,7 @@ pytest.importorskip('onnxruntime')
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from deim_mmdet.deploy.half_range import largest_half_values
+from deim_mmdet.deploy.export.half_range import largest_half_values
 
 X = np.float32([[1, -300], [2, 100]])
 

@@ -9,8 +9,8 @@ ort = pytest.importorskip('onnxruntime')
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from deim_mmdet.deploy.graph import Graph  # noqa: E402
-from deim_mmdet.deploy.simplify import simplify  # noqa: E402
+from deim_mmdet.deploy.export.graph import Graph  # noqa: E402
+from deim_mmdet.deploy.export.simplify import simplify  # noqa: E402
 
 
 def graph_of(nodes, constants=None, shape=('batch', 6, 4), outputs=('y',), out_type=None):

@@ -5,9 +5,9 @@ from typing import Callable, Optional, Union
 
 from deim_mmdet.convert import new_outputs
 
-from .metadata import KEY, Metadata
-from .runners.openvino_runner import WEIGHTS_KEY, hash_of, read_metadata
-from .runners.runner import import_backend
+from ..metadata import KEY, Metadata
+from ..runners.openvino_runner import WEIGHTS_KEY, hash_of, read_metadata
+from ..runners.runner import import_backend
 
 
 def export_openvino(

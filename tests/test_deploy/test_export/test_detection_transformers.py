@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
 from deim_mmdet.deploy import EndToEnd, ExportOptions, export_onnx
-from deim_mmdet.deploy.graph import foreign_operators
+from deim_mmdet.deploy.export.graph import foreign_operators
 from deim_mmdet.deploy.parity import compare
 from tests.test_deploy.models import images, random_detector, run_pytorch
 from tests.test_models.parity import ROOT

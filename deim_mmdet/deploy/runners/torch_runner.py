@@ -11,9 +11,9 @@ from torch import Tensor
 
 from deim_mmdet.models.layers.conv import switch_to_deploy
 
-from .end_to_end import EndToEnd, raw_predictions
-from .metadata import Metadata
-from .runners import Runner
+from ..export.end_to_end import EndToEnd, raw_predictions
+from ..metadata import Metadata
+from .runner import Runner
 
 
 class TorchRunner(Runner):

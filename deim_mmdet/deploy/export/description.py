@@ -8,8 +8,8 @@ from mmengine.config import Config
 from deim_mmdet.models.detectors import YOLOv8
 from deim_mmdet.version import __version__
 
+from ..metadata import Metadata
 from .end_to_end import max_detections, network_channels, selection_strides
-from .metadata import Metadata
 from .onnx_export import ExportOptions
 
 # What mmdet's DetInferencer draws from.
@@ -78,9 +78,7 @@ def describe(
         max_per_img=detector.test_cfg['max_per_img'] if suppressed else max_detections(detector),
         score_threshold=score_threshold,
         nms_iou=(
-            detector.test_cfg['nms']['iou_threshold']
-            if suppressed and options.candidates
-            else None
+            detector.test_cfg['nms']['iou_threshold'] if suppressed and options.candidates else None
         ),
         num_queries=detector.num_queries if strides else 0,
         strides=strides,

@@ -10,7 +10,7 @@ pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
 from deim_mmdet.deploy import ExportOptions
-from deim_mmdet.deploy.graph import foreign_operators
+from deim_mmdet.deploy.export.graph import foreign_operators
 from tests.test_deploy.models import (
     config_of,
     export,

@@ -20,7 +20,7 @@ from deim_mmdet.deploy import (  # noqa: E402
     describe,
     export_onnx,
 )
-from deim_mmdet.deploy.half import HALF_OPERATORS  # noqa: E402
+from deim_mmdet.deploy.export.half import HALF_OPERATORS  # noqa: E402
 from deim_mmdet.deploy.parity import compare  # noqa: E402
 from tests.test_deploy.models import (  # noqa: E402
     ATTO,

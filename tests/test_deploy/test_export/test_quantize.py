@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper  # noqa: E402
 
 from deim_mmdet.deploy import Detections, Detector, ExportOptions, InputFormat  # noqa: E402
 from deim_mmdet.deploy.agreement import compare_files, overlaps  # noqa: E402
-from deim_mmdet.deploy.calibration import (  # noqa: E402
+from deim_mmdet.deploy.export.calibration import (  # noqa: E402
     BINS,
     METHODS,
     Magnitudes,
@@ -21,8 +21,8 @@ from deim_mmdet.deploy.calibration import (  # noqa: E402
     by_maximum,
     by_percentile,
 )
-from deim_mmdet.deploy.graph import Graph  # noqa: E402
-from deim_mmdet.deploy.quantize import (  # noqa: E402
+from deim_mmdet.deploy.export.graph import Graph  # noqa: E402
+from deim_mmdet.deploy.export.quantize import (  # noqa: E402
     LAYERS,
     float_layers,
     quantize,

@@ -1,0 +1,7 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""From a trained detector to files.
+
+In reading order: :mod:`.onnx_export` traces what :mod:`.end_to_end` makes of a detector and sends
+the graph through :mod:`.simplify` and :mod:`.half`; :mod:`.quantize` and :mod:`.openvino_export`
+make other files of that one.
+"""
