@@ -28,7 +28,6 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
 import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
-from deim_mmdet.datasets import digits_in_scenes
 from deim_mmdet.models.detectors import YOLOv8
 from deim_mmdet.new_output import new_outputs, refuse_to_lose
 
@@ -40,10 +39,9 @@ ENDINGS = {
 }
 # Largest accepted differences: pixels of a side and of a score.
 TOLERANCES = {'float32': (0.1, 1e-4), 'float16': (1.0, 1e-2)}
-IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 # Images of the calibration folder that int8 and float are compared on.
 HELD_OUT = 50
-SENSITIVITY_IMAGES, SENSITIVITY_ROWS = 8, 10
+SENSITIVITY_IMAGES = 8
 
 
 def parse_args(args=None):
@@ -213,6 +211,7 @@ def run(args) -> None:
         describe,
         export_onnx,
     )
+    from deim_mmdet.deploy.sample_images import sample_images
 
     out = output_path(args)
     refuse_target(args)
@@ -367,7 +366,9 @@ WRITERS = {
 
 
 def calibration_images(args) -> tuple:
-    """Images to calibrate on, and some others, both from everywhere in the folder."""
+    """Images to calibrate on, and some others."""
+    from deim_mmdet.deploy import sample_images
+
     if not args.int8:
         return [], []
     if not args.calibration_images:
@@ -381,33 +382,17 @@ def calibration_images(args) -> tuple:
     if args.calibration_count < 1:
         raise ValueError(f'--calibration-count must be at least 1, got {args.calibration_count}')
     folder = Path(args.calibration_images)
-    if not folder.is_dir():
-        raise FileNotFoundError(f'--calibration-images {folder}: no such folder')
-    images = sorted(path for path in folder.rglob('*') if path.suffix.lower() in IMAGE_ENDINGS)
-    if not images:
-        raise ValueError(
-            f'--calibration-images {folder} holds no images (files *{", *".join(IMAGE_ENDINGS)})'
-        )
-    calibration = spread(images, args.calibration_count)
-    rest = sorted(set(images).difference(calibration))
-    return calibration, spread(rest, HELD_OUT)
-
-
-def spread(values: list, count: int) -> list:
-    """So many of them, at equal distances."""
-    if len(values) <= count:
-        return values
-    return [values[i * len(values) // count] for i in range(count)]
+    return sample_images.calibration_images(folder, args.calibration_count, HELD_OUT)
 
 
 def quantize_graph(graph: Path, args, config: Config, calibration: list, held_out: list) -> tuple:
     """The graph with int8 layers, its file, and a function that reports what that costs."""
     import onnx
 
-    from deim_mmdet.deploy import Detector
+    from deim_mmdet.deploy import Detector, int8_report, sample_images
     from deim_mmdet.deploy.export.quantize import quantize, round_in_single
 
-    has_test_set = not args.agreement and bool(test_images(config, 1))
+    has_test_set = not args.agreement and sample_images.has_test_set(config)
     if args.max_ap_drop is not None and not has_test_set:
         raise ValueError('--max-ap-drop needs the test set of the config, and no --agreement')
     detector = Detector(graph, 0.0)
@@ -421,7 +406,8 @@ def quantize_graph(graph: Path, args, config: Config, calibration: list, held_ou
     layers = quantize(graph, out, (detector.feeds([path])[0] for path in calibration), **choice)
     print(f'{len(layers)} layers in int8, calibrated on {len(calibration)} images')
     if args.sensitivity:
-        report_sensitivity(graph, spread(calibration, SENSITIVITY_IMAGES), choice)
+        few = sample_images.spread(calibration, SENSITIVITY_IMAGES)
+        print(int8_report.sensitivity_report(graph, few, **choice))
 
     exact = graph.with_name('exact.onnx')
     onnx.save(round_in_single(onnx.load(out)), exact)
@@ -429,90 +415,18 @@ def quantize_graph(graph: Path, args, config: Config, calibration: list, held_ou
         out = exact
 
     def check(path: Path) -> None:
-        if path == out:
-            path = exact  # what runs it here computes what TensorRT does
+        # what runs it here computes what TensorRT does
+        exported = Detector(exact if path == out else path, 0.0)
         if has_test_set:
-            report_ap(detector, Detector(path, 0.0), config, args.max_ap_drop)
-        else:
-            report_agreement(detector, Detector(path, 0.0), held_out, calibration)
+            print(int8_report.ap_report(detector, exported, config, args.max_ap_drop))
+            return
+        images, source = held_out, f'{len(held_out)} other images of the folder'
+        if not images:
+            images = sample_images.spread(calibration, HELD_OUT)
+            source = f'{len(images)} images of the calibration, for want of others'
+        print(int8_report.agreement_report(detector, exported, images, source))
 
     return onnx.load(out), out, check
-
-
-def report_ap(before, after, config: Config, max_drop) -> None:
-    from deim_mmdet.deploy.evaluation import evaluate, predictor
-
-    results = [evaluate(config, predictor(detector)) for detector in (before, after)]
-    for name in list(results[0])[:2]:
-        old, new = (100 * metrics[name] for metrics in results)
-        print(f'{name} on the test set: {old:.1f} before, {new:.1f} in int8 ({new - old:+.1f})')
-    name = next(iter(results[0]))
-    drop = 100 * (results[0][name] - results[1][name])
-    if max_drop is not None and drop > max_drop:
-        raise ValueError(
-            f'{name} falls by {drop:.1f} points, more than --max-ap-drop {max_drop:g}: nothing was '
-            'written. --sensitivity names the layers that cost most, --float-layers leaves them.'
-        )
-
-
-def report_agreement(before, after, held_out: list, calibration: list) -> None:
-    from deim_mmdet.deploy.agreement import compare_files
-
-    images, source = held_out, f'{len(held_out)} other images of the folder'
-    if not images:
-        images = spread(calibration, HELD_OUT)
-        source = f'{len(images)} images of the calibration, for want of others'
-    print(f'int8 against float on {source}: {compare_files(before, after, images)}')
-
-
-def report_sensitivity(graph: Path, images: list, choice: dict) -> None:
-    from deim_mmdet.deploy.export.quantize import sensitivity
-
-    costs = sensitivity(graph, images, **choice)
-    print(f'each layer alone in int8, on {len(images)} images; the {SENSITIVITY_ROWS} worst:')
-    for name, agreement in costs[:SENSITIVITY_ROWS]:
-        print(f'  {agreement.loss:.4f}  {name}')
-
-
-def sample_images(paths, config: Config, hw, count: int = 4):
-    """Images to compare on, and what they are."""
-    from deim_mmdet.deploy.detector import read_image
-
-    if paths:
-        return [read_image(path) for path in paths], ', '.join(map(str, paths))
-    images = test_images(config, count)
-    if images:
-        return images, f'{len(images)} images of the test set'
-    return [draw_sample(hw, i) for i in range(count)], f'{count} drawn scenes'
-
-
-def draw_sample(hw, seed: int) -> np.ndarray:
-    """A photograph with handwritten digits on it."""
-    side = max(32, min(hw))
-    options = digits_in_scenes.DigitsOptions(
-        image_hw=tuple(max(32, h) for h in hw), digit_size=(max(8, side // 10), max(16, side // 3))
-    )
-    handwriting = digits_in_scenes.load_handwriting()['val']
-    photographs = digits_in_scenes.find_photographs()
-    rng = np.random.default_rng(seed)
-    return digits_in_scenes.draw_scene(rng, handwriting, photographs, options)[0]
-
-
-def test_images(config: Config, count: int) -> list:
-    """The first images of the test set, none where it is not there."""
-    from mmdet.registry import DATASETS
-
-    from deim_mmdet.deploy.detector import read_image
-
-    settings = dict(config.test_dataloader.dataset, pipeline=[])
-    if not os.path.isdir(settings.get('data_root', '')):
-        return []
-    try:
-        dataset = DATASETS.build(settings)
-        numbers = range(len(dataset))[:count]
-        return [read_image(dataset.get_data_info(i)['img_path']) for i in numbers]
-    except (OSError, ValueError, KeyError):
-        return []
 
 
 def describe_tensor(value) -> str:

@@ -25,8 +25,8 @@ from rich.table import Table
 
 import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
 from deim_mmdet.deploy import Detector
-from deim_mmdet.deploy.detector import read_image
 from deim_mmdet.deploy.evaluation import evaluate, predictor
+from deim_mmdet.deploy.sample_images import test_images
 
 # name of the file, arguments of tools/export.py
 FORMS = {
@@ -142,15 +142,6 @@ def differences(detector, exported: Detector, images: list) -> Dict[str, str]:
         'compared': str(found.count),
         'missing': str(found.missing),
     }
-
-
-def test_images(config: Config, count) -> list:
-    """Images of the test set, in pixels; ``count`` None: all."""
-    from mmdet.registry import DATASETS
-
-    dataset = DATASETS.build(dict(config.test_dataloader.dataset, pipeline=[]))
-    numbers = range(len(dataset))[:count]
-    return [read_image(dataset.get_data_info(i)['img_path']) for i in numbers]
 
 
 def show(rows: List[Dict[str, str]]) -> None:

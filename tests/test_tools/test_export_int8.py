@@ -11,7 +11,7 @@ pytest.importorskip('onnxruntime')
 import numpy as np
 from PIL import Image
 
-from deim_mmdet.deploy import Detector, evaluation
+from deim_mmdet.deploy import Detector, evaluation, int8_report, sample_images
 from tests.test_tools.test_export import CONFIG, checkpoint, tool  # noqa: F401  fixtures
 
 
@@ -50,9 +50,7 @@ def test_report(tool, checkpoint, folder, tmp_path, capsys, monkeypatch):  # noq
 def test_ap(tool, checkpoint, folder, tmp_path, capsys, monkeypatch):  # noqa: F811
     """With a test set: AP of both, and nothing is written where it falls too far."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        tool, 'test_images', lambda config, count: [np.zeros((64, 64, 3), np.uint8)]
-    )
+    monkeypatch.setattr(sample_images, 'has_test_set', lambda config: True)
     aps = {'float32': 0.714, 'int8': 0.694}
 
     def evaluate(config, run):
@@ -62,15 +60,15 @@ def test_ap(tool, checkpoint, folder, tmp_path, capsys, monkeypatch):  # noqa: F
     monkeypatch.setattr(evaluation, 'evaluate', evaluate)
     monkeypatch.setattr(evaluation, 'predictor', lambda detector: detector)
     drop = 'coco/bbox_mAP falls by 2.0 points, more than --max-ap-drop 1.9: nothing was written'
-    with pytest.raises(SystemExit, match=drop):
+    with pytest.raises(SystemExit, match=drop) as stopped:
         run(tool, checkpoint, folder, 'out.onnx', '--max-ap-drop', '1.9')
     assert list(tmp_path.glob('out*')) == []
-    text = capsys.readouterr().out
+    text = str(stopped.value)
     assert 'coco/bbox_mAP on the test set: 71.4 before, 69.4 in int8 (-2.0)' in text
     assert 'coco/bbox_mAP_50 on the test set: 81.4 before, 79.4 in int8 (-2.0)' in text
     # as far as that it may fall
     files = [SimpleNamespace(metadata=SimpleNamespace(precision=name)) for name in aps]
-    tool.report_ap(*files, None, 2.1)
+    assert '(-2.0)' in int8_report.ap_report(*files, None, 2.1)
 
 
 def test_bad_images(tool, checkpoint, folder, tmp_path, monkeypatch):  # noqa: F811
@@ -94,7 +92,7 @@ def test_bad_images(tool, checkpoint, folder, tmp_path, monkeypatch):  # noqa: F
     assert sorted(tmp_path.rglob('*')) == before
 
 
-def test_spread(tool):  # noqa: F811
-    assert tool.spread([], 3) == []
-    assert tool.spread([1, 2], 3) == [1, 2]
-    assert tool.spread(list(range(10)), 4) == [0, 2, 5, 7]
+def test_spread():
+    assert sample_images.spread([], 3) == []
+    assert sample_images.spread([1, 2], 3) == [1, 2]
+    assert sample_images.spread(list(range(10)), 4) == [0, 2, 5, 7]
