@@ -85,7 +85,9 @@ def build_model(name, folder, half, capability, **options):
 EVERYDAY = [
     # config                                       float16  compute capability
     ('dfine/dfine_hgnetv2-s_8xb4-132e_coco',       True,    '7.5'),
+    ('dfine/dfine_hgnetv2-s_8xb4-132e_coco',       False,   '8.6'),
     ('rtdetrv2/rtdetrv2_r18vd_8xb2-120e_coco',     True,    '7.5'),
+    ('rtdetrv2/rtdetrv2_r18vd_8xb2-120e_coco',     False,   '8.6'),
     ('deim/deim_dfine_hgnetv2-n_8xb16-160e_coco',  False,   '8.6'),  # in float16: below
 ]
 # One config of each architecture: DEIM trains those of D-FINE and RT-DETRv2.
