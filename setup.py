@@ -76,11 +76,16 @@ setup(
         # Folders of Hugging Face weights in and out; transformers itself only for its own tests.
         'peers': ['safetensors', 'transformers>=5'],
         # Export and what runs exported files.
-        'deploy': ['onnx>=1.17', 'onnxruntime>=1.20', 'openvino>=2024.0', 'pillow'],
+        'deploy': ['onnx>=1.16', 'onnxruntime>=1.17', 'openvino>=2024.0', 'pillow'],
         # Its protobuf goes with no newer onnx, and that onnx with no newer ONNX Runtime.
         'mmdeploy': ['mmdeploy==1.3.1', 'onnx==1.17.0', 'onnxruntime<1.23', 'protobuf==3.20.2'],
         # Engines, built with or without a GPU, that TensorRT for RTX runs.
-        'tensorrt': ['tensorrt-rtx-cu12-bindings', 'tensorrt-rtx-cu12-libs'],
+        'tensorrt': [
+            'cuda-bindings<13',
+            'onnx>=1.16',
+            'tensorrt-rtx-cu12-bindings',
+            'tensorrt-rtx-cu12-libs',
+        ],
         'test': ['pytest', 'pytest-timeout', 'pytest-xdist', 'ruff'],
     },
     classifiers=[
