@@ -64,6 +64,8 @@ def by_entropy(seen: Magnitudes) -> float:
 
     As in "8-bit Inference with TensorRT" (GTC 2017).
     """
+    if not seen.top:
+        return 0.0
     used = int(np.ceil(seen.largest / (seen.top / BINS)))
     best, least = used, np.inf
     for end in range(LEVELS + 1, used + 1, 8):
