@@ -18,8 +18,8 @@ import onnx
 import torch
 import torch.nn as nn
 
-from deim_mmdet.convert import new_output
 from deim_mmdet.models.layers.conv import switch_to_deploy
+from deim_mmdet.new_output import new_output
 
 from ..metadata import KEY, Metadata
 from .detection_transformers import DetectionTransformer, prepare_trace

@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 from typing import Callable, Optional, Union
 
-from deim_mmdet.convert import new_outputs
+from deim_mmdet.new_output import new_outputs
 
 from ..metadata import KEY, Metadata
 from ..runners.openvino_runner import WEIGHTS_KEY, hash_of, read_metadata
