@@ -11,6 +11,7 @@ pytest.importorskip('onnxruntime')
 import numpy as np
 from PIL import Image
 
+from deim_mmdet import deploy
 from deim_mmdet.deploy import Detector, evaluation, int8_report, sample_images
 from tests.test_tools.test_export import CONFIG, checkpoint, tool  # noqa: F401  fixtures
 
@@ -43,7 +44,7 @@ def test_report(tool, checkpoint, folder, tmp_path, capsys, monkeypatch):  # noq
     assert 'largest difference from PyTorch' in text
     assert '53 layers in int8, calibrated on 4 images' in text
     assert 'int8 against float on 3 other images of the folder: ' in text
-    assert 'detections found again and' in text and 'int8, opset 19' in text
+    assert 'detections found again (IoU 0.5, half the score threshold) and' in text and 'int8, opset 19' in text
     assert Detector(out).metadata.precision == 'int8'
 
 
@@ -76,6 +77,8 @@ def test_bad_images(tool, checkpoint, folder, tmp_path, monkeypatch):  # noqa: F
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'empty' / 'notes.txt').write_text('none')
     before = sorted(tmp_path.rglob('*'))
+    export_onnx = deploy.export_onnx
+    monkeypatch.setattr(deploy, 'export_onnx', None, raising=False)  # refused before
     with pytest.raises(SystemExit, match='error: --calibration-images missing: no such folder'):
         run(tool, checkpoint, 'missing', 'out.onnx')
     with pytest.raises(SystemExit, match='error: --calibration-images empty holds no images'):
@@ -86,6 +89,7 @@ def test_bad_images(tool, checkpoint, folder, tmp_path, monkeypatch):  # noqa: F
         run(tool, checkpoint, folder, 'out.onnx', '--max-ap-drop', '1')
     with pytest.raises(SystemExit, match='error: --int8 is for onnxruntime and tensorrt'):
         run(tool, checkpoint, folder, 'out.xml', '--backend', 'openvino')
+    monkeypatch.setattr(deploy, 'export_onnx', export_onnx)
     (folder / '2.PNG').write_text('no image')
     with pytest.raises(SystemExit, match='error: .*2.PNG cannot be read as an image'):
         run(tool, checkpoint, folder, 'out.onnx')
