@@ -2,13 +2,15 @@
 """Boxes from images. Needs NumPy, Pillow and what runs the file; neither PyTorch nor mmdet."""
 
 import os
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from .runners import open_runner
 
 Image = Union[np.ndarray, str, os.PathLike]
+# Images that go through a graph of any batch at once: more are hardly faster, and need memory.
+MAX_BATCH = 16
 COLORS = (
     (230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180),
     (0, 160, 160), (240, 50, 230), (128, 128, 0), (170, 110, 40), (0, 0, 128),
@@ -96,11 +98,7 @@ class Detector:
         """
         if isinstance(images, (np.ndarray, str, os.PathLike)):
             return self([images])[0]
-        images = [read_image(image) for image in images]
-        results = []
-        for batch in self._batches(images):
-            results += self._run(batch)
-        return results
+        return [found for batch in self._batches(images) for found in self._run(batch)]
 
     def preprocess(self, image: np.ndarray) -> Tuple[np.ndarray, Tuple[float, float]]:
         """An image as the graph takes it, without the batch dimension.
@@ -130,12 +128,15 @@ class Detector:
         dtype = np.uint8 if meta.pixels == 'uint8' else np.float32
         return np.ascontiguousarray(image, dtype), scale
 
-    def _batches(self, images: List[np.ndarray]) -> List[List[np.ndarray]]:
+    def _batches(self, images: Sequence[Image]) -> Iterator[List[np.ndarray]]:
         """Images that go through the graph together: as many as it takes, all of one size."""
-        size = self.metadata.batch_size or self.runner.largest_batch or max(1, len(images))
-        if self.metadata.resize and len({image.shape for image in images}) > 1:
-            size = 1
-        return [images[i : i + size] for i in range(0, len(images), size)]
+        size = self.metadata.batch_size or self.runner.largest_batch or MAX_BATCH
+        for i in range(0, len(images), size):
+            batch = [read_image(image) for image in images[i : i + size]]
+            if self.metadata.resize and len({image.shape for image in batch}) > 1:
+                yield from ([image] for image in batch)
+            else:
+                yield batch
 
     def feeds(
         self, images: Sequence[Image]
@@ -143,12 +144,13 @@ class Detector:
         """What the graph takes for some images, no more than go through it together.
 
         Returns:
-            tuple[dict[str, ndarray], list[tuple[float, float]]]: Inputs by name; a file of static
-            batch gets the last image again where there are fewer. How many times as (wide, high) as
-            each image the boxes will be.
+            tuple[dict[str, ndarray], list[tuple[float, float]]]: Inputs by name; where there are
+            fewer images than go through it, the last one comes again. How many times as (wide,
+            high) as each image the boxes will be.
         """
         images = [read_image(image) for image in images]
-        missing = (self.metadata.batch_size or len(images)) - len(images)
+        least = self.metadata.batch_size or self.runner.smallest_batch
+        missing = max(0, least - len(images))
         inputs, scales = zip(*(self.preprocess(image) for image in images))
         feeds = dict(images=np.stack(inputs + inputs[-1:] * missing))
         if self.metadata.original_size:
@@ -233,13 +235,17 @@ def read_image(image: Image) -> np.ndarray:
 def resize(
     image: np.ndarray, hw: Tuple[int, int], keep_ratio: bool, resize_filter: str
 ) -> Tuple[np.ndarray, Tuple[float, float]]:
-    """The image in another size, as mmdet's ``Resize`` makes it, and its scale in x and y."""
+    """The image in another size, as mmdet's ``Resize`` makes it, and its scale in x and y.
+
+    With ``keep_ratio`` the largest image that fits into ``hw``.
+    """
     height, width = image.shape[:2]
     new_h, new_w = hw
     if keep_ratio:
+        # NOTE: mmdet would turn `hw` for images that are higher than wide; a graph's cannot turn
+        ratio = min(hw[0] / height, hw[1] / width)
         # as mmcv rounds
-        ratio = min(max(hw) / max(height, width), min(hw) / min(height, width))
-        new_w, new_h = int(width * ratio + 0.5), int(height * ratio + 0.5)
+        new_w, new_h = (max(1, int(side * ratio + 0.5)) for side in (width, height))
     if (new_h, new_w) != (height, width):
         if resize_filter == 'pillow':
             from PIL import Image as PillowImage

@@ -19,7 +19,7 @@ class Metadata:
         version (str): Version of deim_mmdet that wrote the file.
         model (str): Name of the config.
         classes (tuple[str], optional): Names of the classes.
-        precision (str): 'float32' or 'float16'.
+        precision (str): 'float32', 'float16' or 'int8'.
         hw (tuple[int, int]): Height and width that the model was trained for; of a model of static
             size, the only ones.
         batch_size (int, optional): Images per run; None for any number.

@@ -7,6 +7,7 @@ from typing import Sequence, Tuple
 import numpy as np
 import torch
 import torch.nn as nn
+from scipy.optimize import linear_sum_assignment
 
 from .detector import Detector
 from .export.end_to_end import EndToEnd, InputFormat
@@ -15,6 +16,12 @@ from .export.end_to_end import EndToEnd, InputFormat
 MIN_SCORE, MIN_COUNT = 0.3, 10
 # Of detections as near to the last score of a list, rounding decides which are still on it.
 END_MARGIN = 0.01
+# A score that differs by 0.01 is as far as a side that differs by a pixel.
+PIXELS_PER_SCORE = 100
+# More than anything that is compared, and finite, as the assignment wants it.
+NO_COUNTERPART = 1e9
+
+Found = Tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Difference:
         box (float): Largest difference of a side, in pixels of the output.
         score (float): Largest difference of a score.
         count (int): Detections that were compared.
-        missing (int): Those among them without a counterpart of the same class.
+        missing (int): Those without a counterpart of the same class, on either side.
     """
 
     box: float
@@ -34,9 +41,13 @@ class Difference:
     missing: int
 
     def within(self, box: float, score: float) -> bool:
-        return not self.missing and self.box <= box and self.score <= score
+        """Whether it is no more than that; where nothing was compared, nothing is known."""
+        enough = self.count > 0 and not self.missing
+        return enough and self.box <= box and self.score <= score
 
     def __str__(self) -> str:
+        if not self.count:
+            return 'unknown, since neither finds anything'
         text = f'{self.box:.3g} px, {self.score:.2g} of score, over {self.count} detections'
         return text + (f'; {self.missing} without a counterpart' if self.missing else '')
 
@@ -65,38 +76,65 @@ def compare_with_pytorch(
         actual = exported.runner.run(feeds)
         expected = [value[0].cpu().numpy() for value in expected]
         found.append(compare(expected, [value[0] for value in actual]))
+    return merge(found)
+
+
+def merge(differences: Sequence[Difference]) -> Difference:
+    """That of all together."""
     return Difference(
-        max(d.box for d in found),
-        max(d.score for d in found),
-        sum(d.count for d in found),
-        sum(d.missing for d in found),
+        # unlike max(), NumPy's keeps NaN
+        float(np.max([d.box for d in differences])),
+        float(np.max([d.score for d in differences])),
+        sum(d.count for d in differences),
+        sum(d.missing for d in differences),
     )
 
 
-def compare(
-    expected: Tuple[np.ndarray, np.ndarray, np.ndarray],
-    actual: Tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> Difference:
+def compare(expected: Found, actual: Found) -> Difference:
     """Compare (boxes, scores, labels) of one image; scores are falling.
 
-    Each expected detection is compared with the one of its class whose box and score are nearest:
-    rounding may change the order of detections. What is not finite is infinitely far.
+    Each of the detections that matter, of either side, has a counterpart of its own on the other
+    one, of its class: those whose boxes and scores are nearest all in all, since rounding may
+    change the order of detections. What is not finite is infinitely far.
     """
-    boxes, scores, labels = expected
-    least = max(MIN_SCORE, float(actual[1][-1]) + END_MARGIN)
-    # a score of 0 is none
-    count = max(int((scores >= least).sum()), min(MIN_COUNT, int((scores > 0).sum())))
-    if not all(np.isfinite(value).all() for value in actual[:2]):
+    count = max(_count(expected, actual), _count(actual, expected))
+    if not all(np.isfinite(value).all() for found in (expected, actual) for value in found[:2]):
         return Difference(np.inf, np.inf, count, 0)
-    box_error, score_error, missing = 0.0, 0.0, 0
-    for box, score, label in zip(boxes[:count], scores[:count], labels[:count]):
-        same = actual[2] == label
-        if not same.any():
-            missing += 1
-            continue
-        sides = np.abs(actual[0][same] - box).max(-1)
-        points = np.abs(actual[1][same] - score)
-        nearest = (sides + 100 * points).argmin()
-        box_error = max(box_error, float(sides[nearest]))
-        score_error = max(score_error, float(points[nearest]))
-    return Difference(box_error, score_error, count, missing)
+    there, back = _compare_best(expected, actual), _compare_best(actual, expected)
+    return Difference(
+        max(there.box, back.box),
+        max(there.score, back.score),
+        count,
+        there.missing + back.missing,
+    )
+
+
+def _compare_best(ones: Found, others: Found) -> Difference:
+    """Each of the best of the ones has a counterpart among all of the others."""
+    count = _count(ones, others)
+    boxes, scores, labels = (value[:count] for value in ones)
+    real = others[1] > 0
+    others = [value[real] for value in others]
+    # (count, number of others)
+    sides = np.abs(boxes[:, None] - others[0]).max(-1)
+    points = np.abs(scores[:, None] - others[1])
+    distance = np.where(
+        labels[:, None] == others[2], sides + PIXELS_PER_SCORE * points, NO_COUNTERPART
+    )
+    rows, columns = linear_sum_assignment(distance)
+    same = distance[rows, columns] < NO_COUNTERPART
+    rows, columns = rows[same], columns[same]
+    return Difference(
+        float(sides[rows, columns].max(initial=0)),
+        float(points[rows, columns].max(initial=0)),
+        count,
+        count - len(rows),
+    )
+
+
+def _count(ones: Found, others: Found) -> int:
+    """How many of the ones, from the best on, surely have a counterpart if both are alike."""
+    scores, ends = ones[1], others[1]
+    least = max(MIN_SCORE, float(ends[-1]) + END_MARGIN) if len(ends) else MIN_SCORE
+    # a score of 0 is none
+    return max(int((scores >= least).sum()), min(MIN_COUNT, int((scores > 0).sum())))

@@ -52,6 +52,11 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
+def any_batch(tmp_path_factory):
+    return write(tmp_path_factory.mktemp('any_batch') / 'atto.onnx', batch_size=None)
+
+
+@pytest.fixture(scope='module')
 def photo():
     """Not of the network's size."""
     pixels = images((150, 240))[0].transpose(1, 2, 0)
@@ -111,6 +116,39 @@ def test_batches(exported, photo, tmp_path, batch_size):
     alone = Detector(exported)
     for image, found in zip((photo, flipped, photo), detector([photo, flipped, photo])):
         assert compare(alone(image), found).within(1e-2, 1e-5)
+
+
+def test_many_images_go_through_in_parts(any_batch, photo, monkeypatch):
+    """And are read part by part."""
+    monkeypatch.setattr('deim_mmdet.deploy.detector.MAX_BATCH', 2)
+    detector = Detector(any_batch)
+    events, run = [], detector.runner.run
+
+    def read(image):
+        events.append('read')
+        return read_image(image)
+
+    def run_and_note(feeds):
+        events.append(len(feeds['images']))
+        return run(feeds)
+
+    monkeypatch.setattr('deim_mmdet.deploy.detector.read_image', read)
+    monkeypatch.setattr(detector.runner, 'run', run_and_note)
+    assert len(detector([photo] * 5)) == 5
+    assert [event for event in events if event != 'read'] == [2, 2, 1]
+    assert events.index(2) < 5 and events[-1] == 1 and 'read' in events[events.index(2) :]
+
+
+def test_fewer_images_than_a_runner_takes(exported, any_batch, photo, monkeypatch):
+    """The last one comes again, and is not in the results."""
+    detector = Detector(any_batch)
+    monkeypatch.setattr(detector.runner, 'smallest_batch', 4)
+    feeds, scales = detector.feeds([photo, photo[::-1]])
+    assert len(feeds['images']) == 4 and len(scales) == 2
+    np.testing.assert_array_equal(feeds['images'][1], feeds['images'][3])
+    assert compare(Detector(exported)(photo), detector(photo)).within(1e-2, 1e-5)
+    assert compare_with_pytorch(detector_of(ATTO), detector, [photo]).within(0.1, 1e-4)
+    assert len(detector([photo] * 6)) == 6
 
 
 def test_threshold_and_size(exported, photo, tmp_path):
@@ -222,6 +260,35 @@ def test_resize_is_mmdets(photo, keep_ratio, backend):
     image, scale = resize(photo, (160, 192), keep_ratio, backend)
     np.testing.assert_array_equal(image, data['img'])
     np.testing.assert_allclose(scale, data['scale_factor'])
+
+
+@pytest.mark.parametrize('hw', [(100, 75), (75, 100), (90, 90), (1, 500)])
+@pytest.mark.parametrize('canvas', [(192, 320), (320, 192)])
+def test_letterbox_on_a_canvas_that_is_not_square(hw, canvas):
+    """Portraits, too, fit into what the graph takes, and are as large as they can be."""
+    image = np.full((*hw, 3), 200, np.uint8)
+    resized, scale = resize(image, canvas, True, 'pillow')
+    new = resized.shape[:2]
+    assert all(1 <= side <= limit for side, limit in zip(new, canvas))
+    assert any(side == limit for side, limit in zip(new, canvas))
+    assert scale == (new[1] / hw[1], new[0] / hw[0])
+
+
+def test_portrait_of_a_letterboxed_model(tmp_path):
+    """As large as it can be at the upper left, the rest is grey; boxes are in its own pixels."""
+    options = ExportOptions((192, 320))
+    metadata = describe(detector_of(YOLOV8), letterbox_config(), options, CLASSES)
+    export_onnx(detector_of(YOLOV8), tmp_path / 'm.onnx', options, metadata)
+    detector = Detector(tmp_path / 'm.onnx', 0.0)
+    portrait = (images((160, 120))[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+    prepared, scale = detector.preprocess(portrait)
+    assert prepared.shape == (3, 192, 320) and scale == (1.2, 1.2)
+    np.testing.assert_allclose(prepared[:, :, 144:], metadata.pad_value / 255, atol=1e-6)
+    assert (prepared[:, :, :144].std((1, 2)) > 0.1).all()
+    found = detector(portrait)
+    assert len(found.scores) > 10
+    assert (found.boxes >= 0).all() and (found.boxes <= [120, 160, 120, 160]).all()
+    assert compare_with_pytorch(detector_of(YOLOV8), detector, [portrait]).within(0.1, 1e-4)
 
 
 def test_draw(exported, photo):

@@ -8,8 +8,6 @@ import numpy as np
 
 from ..metadata import Metadata
 
-OUTPUTS = ('boxes', 'scores', 'labels')
-
 
 class Runner(ABC):
     """Runs an exported file.
@@ -20,12 +18,14 @@ class Runner(ABC):
         device (str): 'cpu' or 'cuda': where it runs.
         largest_batch (int, optional): Images per run, where the file itself does not say how many;
             None for any number.
+        smallest_batch (int): The fewest images per run, where the file itself does not say.
     """
 
     metadata: Metadata
     name: str
     device: str = 'cpu'
     largest_batch: Optional[int] = None
+    smallest_batch: int = 1
 
     @abstractmethod
     def run(self, feeds: Dict[str, np.ndarray]) -> List[np.ndarray]:
