@@ -12,8 +12,6 @@ import os
 
 from deim_mmdet.deploy.runners.runner import import_backend
 
-MODULE = 'deim_mmdet.deploy'
-
 
 def parse_args(args=None):
     parser = argparse.ArgumentParser(
@@ -79,14 +77,14 @@ def load_configs(args) -> list:
         ValueError: The deploy config does not name the module, without which mmdeploy fails later.
     """
     from mmdeploy.utils import load_config
-    from mmdeploy.utils.config_utils import get_codebase_external_module
+
+    from deim_mmdet.deploy.mmdeploy_support.deploy_config import MODULES, is_ours
 
     deploy_config, config = load_config(args.deploy_config, args.config)
-    modules = get_codebase_external_module(deploy_config)
-    if MODULE not in modules:
+    if not is_ours(deploy_config):
         raise ValueError(
-            f'{args.deploy_config}: codebase_config.module must name {MODULE!r}, got {modules}: '
-            'take one of configs/deploy as _base_'
+            f'{args.deploy_config}: codebase_config.module must name {MODULES[-1]!r}: take one of '
+            'configs/deploy as _base_'
         )
     return deploy_config, config
 

@@ -44,6 +44,8 @@ def test(args) -> dict:
     from mmdeploy.apis import build_task_processor
     from mmdeploy.utils import load_config
 
+    import deim_mmdet.deploy.mmdeploy_support  # noqa: F401  whichever module a config names
+
     deploy_config, config = load_config(args.deploy_config, args.config)
     config.merge_from_dict(args.cfg_options or {})
     task = build_task_processor(config, deploy_config, args.device)

@@ -43,5 +43,7 @@ def __getattr__(name):
     return getattr(module, name)
 
 
-if 'mmdeploy' in sys.modules:  # it imports this package where a deploy config names it
+# mmdeploy imports this package where a deploy config names it. Whoever imported it before mmdeploy
+# has to name mmdeploy_support itself: a second import of this package does nothing.
+if 'mmdeploy' in sys.modules:
     from . import mmdeploy_support  # noqa: F401

@@ -23,13 +23,21 @@ from mmdeploy.apis.core import PIPELINE_MANAGER  # noqa: E402
 from mmdeploy.apis.utils import to_backend  # noqa: E402
 from mmdeploy.backend.base import get_backend_manager  # noqa: E402
 from mmdeploy.backend.sdk.export_info import export2SDK  # noqa: E402
+from mmdeploy.codebase.mmdet.deploy.object_detection import ObjectDetection  # noqa: E402
 from mmdeploy.utils import get_backend  # noqa: E402
 from mmdet.apis import inference_detector, init_detector  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
 from deim_mmdet.deploy import ExportOptions, export_onnx, tensorrt_api  # noqa: E402
+from deim_mmdet.deploy.cuda import Gpu  # noqa: E402
 from deim_mmdet.deploy.evaluation import evaluate  # noqa: E402
-from deim_mmdet.deploy.mmdeploy_support.deploy_config import check, wants_half  # noqa: E402
+from deim_mmdet.deploy.mmdeploy_support.backends import library_for  # noqa: E402
+from deim_mmdet.deploy.mmdeploy_support.deploy_config import (  # noqa: E402
+    MODULES,
+    check,
+    wants_half,
+)
+from deim_mmdet.deploy.mmdeploy_support.task import DetectionTask  # noqa: E402
 from deim_mmdet.deploy.parity import compare  # noqa: E402
 from tests.fixtures import fill  # noqa: E402
 from tests.test_deploy.models import (  # noqa: E402
@@ -216,6 +224,20 @@ def test_tensorrt_engine_is_built_ahead_of_time(tmp_path):
     manager = get_backend_manager('tensorrt')
     (engine,) = manager.to_backend([str(tmp_path / 'half.onnx')], str(tmp_path), deploy)
     assert Path(engine).name == 'half.engine' and Path(engine).stat().st_size > 1e5
+    # both libraries may be there: the one that built it runs it, on such GPUs
+    assert library_for(engine, Gpu(0, 'Tesla T4', '7.5')).is_rtx
+    with pytest.raises(ValueError, match='half.engine is for .*capability 7.5; here is A100.* 8.0'):
+        library_for(engine, Gpu(0, 'A100', '8.0'))
+    description = Path(f'{engine}.json')
+    text = description.read_text()
+    values = json.loads(text)
+    description.write_text(json.dumps(dict(values, version='1.0')))
+    with pytest.raises(ValueError, match='built by TensorRT-RTX 1.0, .*here is TensorRT-RTX'):
+        library_for(engine, Gpu(0, 'Tesla T4', '7.5'))
+    for wrong in ('', '[]', '{}', '{"mmdeploy": true}'):
+        description.write_text(wrong)
+        with pytest.raises(ValueError, match='half.engine.json, which says where .* convert again'):
+            library_for(engine, Gpu(0, 'Tesla T4', '7.5'))
     # nothing that is for another size
     deploy.backend_config.model_inputs[0].input_shapes.input.min_shape = [1, 3, 64, 64]
     with pytest.raises(ValueError, match='cannot build an engine of .*half.onnx'):
@@ -378,7 +400,7 @@ def test_deploy_configs(name):
     config = deploy_config(name)
     kind = name.split('_')[1].split('-')[0]
     assert get_backend(config).value == kind
-    assert config.codebase_config.module == ['deim_mmdet.deploy']
+    assert config.codebase_config.module == list(MODULES)
     if kind == 'sdk':
         return
     check(config)
@@ -463,8 +485,48 @@ def test_tool_wants_the_module(converted, tmp_path):
     config.dump(tmp_path / 'deploy.py')
     arguments = [tmp_path / 'deploy.py', folder / 'config.py', checkpoint, paths[0]]
     tool = load_tool('mmdeploy_convert')
-    with pytest.raises(SystemExit, match="module must name 'deim_mmdet.deploy', got"):
+    with pytest.raises(SystemExit, match="module must name 'deim_mmdet.deploy.mmdeploy_support'"):
         tool.main([str(value) for value in arguments])
+
+
+def test_other_deploy_configs_get_what_mmdeploy_does():
+    """The registries are those of the process; the name of the module decides."""
+    config, deploy = config_of(ATTO), deploy_config('detection_onnxruntime_static')
+    deploy.onnx_config.opset_version = 11
+    with pytest.raises(ValueError, match='from 17 to 20, got 11'):
+        build_task_processor(config, deploy, 'cpu')
+    for modules in ([], ['mmdet']):
+        deploy.codebase_config.module = modules
+        assert type(build_task_processor(config, deploy, 'cpu')) is ObjectDetection
+    for name in MODULES:
+        ours = deploy_config('detection_onnxruntime_static')
+        ours.codebase_config.module = [name]
+        assert type(build_task_processor(config, ours, 'cpu')) is DetectionTask
+
+
+def test_a_broken_import_is_not_hidden(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'deim_mmdet.deploy.mmdeploy_support', None)
+    with pytest.raises(ImportError, match='Failed to import'):
+        deploy_config('detection_onnxruntime_static')
+
+
+@pytest.mark.parametrize('first', ['deim_mmdet.deploy', 'mmdeploy'])
+def test_order_of_imports(first, tmp_path):
+    """A program may have used Detector before; custom_imports has no part in it."""
+    config = deploy_config('detection_onnxruntime_static')
+    config.pop('custom_imports')
+    config.dump(tmp_path / 'deploy.py')
+    config_of(ATTO).dump(tmp_path / 'config.py')
+    code = f"""
+import {first}
+from deim_mmdet.deploy import Detector
+from mmdeploy.apis import build_task_processor
+from mmdeploy.utils import load_config
+deploy, config = load_config({str(tmp_path / 'deploy.py')!r}, {str(tmp_path / 'config.py')!r})
+print(type(build_task_processor(config, deploy, 'cpu')).__name__)
+"""
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert out.stdout.split()[-1:] == ['DetectionTask'], out.stderr
 
 
 def test_sdk_is_refused_with_numpy_2(monkeypatch):

@@ -1,9 +1,13 @@
 # One image of the size that the test pipeline makes, and what all deploy configs share: mmdeploy
-# imports the module, which makes it write the graph of tools/export.py; custom_imports does so in
-# processes of mmdeploy that only read the config.
-custom_imports = dict(imports=['deim_mmdet.deploy.mmdeploy_support'], allow_failed_imports=True)
+# imports the modules, which make it write the graph of tools/export.py. The second is for programs
+# that have imported the first before mmdeploy; custom_imports for processes of mmdeploy that only
+# read the config.
+custom_imports = dict(imports=['deim_mmdet.deploy.mmdeploy_support'])
 codebase_config = dict(
-    type='mmdet', task='ObjectDetection', model_type='end2end', module=['deim_mmdet.deploy']
+    type='mmdet',
+    task='ObjectDetection',
+    model_type='end2end',
+    module=['deim_mmdet.deploy', 'deim_mmdet.deploy.mmdeploy_support'],
 )
 onnx_config = dict(
     type='onnx',

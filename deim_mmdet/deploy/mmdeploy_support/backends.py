@@ -1,9 +1,11 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """Backends whose programming interface has changed since mmdeploy 1.3.1."""
 
+import json
 import logging
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import onnx
@@ -18,10 +20,18 @@ from mmdeploy.utils import get_common_config, get_ir_config, get_model_inputs
 from mmdeploy.utils.timer import TimeCounter
 from torch import Tensor
 
-from deim_mmdet.convert import new_outputs
 from deim_mmdet.deploy import tensorrt_api
+from deim_mmdet.deploy.cuda import Gpu
 from deim_mmdet.deploy.runners.runner import import_backend
-from deim_mmdet.deploy.tensorrt_engine import Graph, build_plan, choose_target
+from deim_mmdet.deploy.tensorrt_engine import (
+    Graph,
+    build_plan,
+    check_gpu,
+    check_library,
+    choose_target,
+    description_of,
+)
+from deim_mmdet.new_output import new_outputs
 
 from .export import PRODUCER
 
@@ -131,7 +141,7 @@ class CurrentTensorRT(TensorRTManager):
         device: str = 'cuda:0',
         **kwargs,
     ) -> List[str]:
-        """Write an .engine for each ONNX file.
+        """Write an .engine for each ONNX file, with an .engine.json that says where it runs.
 
         Raises:
             ImportError: TensorRT is missing.
@@ -142,7 +152,10 @@ class CurrentTensorRT(TensorRTManager):
         common = get_common_config(deploy_cfg)
         # GPUs that are elsewhere, as ['7.5']; None: the one at hand
         capabilities = common.get('compute_capabilities')
-        trt = choose_target(None, capabilities, torch.device(device).index or 0)[0]
+        trt, gpu, fitting = choose_target(None, capabilities, torch.device(device).index or 0)
+        target = EngineTarget(
+            trt.flavour, trt.version, fitting, gpu.name if gpu and not trt.is_rtx else None
+        )
         names = get_ir_config(deploy_cfg)['input_names']
         written = []
         for path, settings in zip(ir_files, get_model_inputs(deploy_cfg)):
@@ -153,10 +166,11 @@ class CurrentTensorRT(TensorRTManager):
             }
             graph = Graph(Path(path), Path(path).read_bytes(), None, {}, [])
             plan = build_plan(trt, graph, ranges, capabilities)
-            target = Path(work_dir, settings.get('save_file', Path(path).stem + '.engine'))
-            with new_outputs([target], overwrite=True) as new:
+            out = Path(work_dir, settings.get('save_file', Path(path).stem + '.engine'))
+            with new_outputs([out, description_of(out)], overwrite=True) as new:
                 new[0].write_bytes(plan)
-            written.append(str(target))
+                new[1].write_text(target.to_json())
+            written.append(str(out))
         return written
 
     @classmethod
@@ -174,29 +188,84 @@ class CurrentTensorRT(TensorRTManager):
         return CurrentTensorRTWrapper(backend_files[0], output_names, device)
 
 
+@dataclass(frozen=True)
+class EngineTarget:
+    """What runs an engine: the part of :class:`~deim_mmdet.deploy.tensorrt_engine.EngineInfo` that
+    is true without our metadata, which mmdeploy's inputs and outputs do not go with.
+    """
+
+    flavour: str
+    version: str
+    compute_capabilities: Tuple[str, ...]
+    gpu: Optional[str]
+
+    @property
+    def built_by(self) -> str:
+        return f'{tensorrt_api.FLAVOURS[self.flavour][1]} {self.version}'
+
+    def to_json(self) -> str:
+        return json.dumps(dict(mmdeploy=True, **asdict(self))) + '\n'
+
+    @classmethod
+    def read(cls, engine: Path) -> 'EngineTarget':
+        """That of an engine.
+
+        Raises:
+            ValueError: The file beside it is missing or is of something else.
+        """
+        description = description_of(engine)
+        try:
+            values = json.loads(description.read_text())
+            values.pop('mmdeploy')
+            values['compute_capabilities'] = tuple(values['compute_capabilities'])
+            return cls(**values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(
+                f'{description}, which says where {Path(engine).name} runs, is missing or was not '
+                'written by mmdeploy with deim_mmdet: copy both files, or convert again'
+            ) from None
+
+
+def library_for(engine: Path, gpu: Gpu) -> tensorrt_api.TensorRT:
+    """The library that runs an engine.
+
+    Raises:
+        ImportError: It is missing.
+        ValueError: The engine is of another library, version or GPU; the message names both.
+    """
+    target = EngineTarget.read(engine)
+    trt = tensorrt_api.load(target.flavour)
+    check_library(target, engine, trt)
+    check_gpu(target, engine, gpu)
+    return trt
+
+
 class CurrentTensorRTWrapper(BaseWrapper):
     """Runs an engine on PyTorch's current stream.
 
     Args:
-        path (str): The .engine.
+        path (str): The .engine, with its .engine.json beside it.
         output_names (Sequence[str]): Names of the outputs, in the order they are wanted in.
         device (str): The GPU.
 
     Raises:
         ImportError: TensorRT is missing.
-        ValueError: An engine of another GPU or version.
+        ValueError: An engine without its description, or of another GPU, library or version.
     """
 
     def __init__(self, path: str, output_names: Sequence[str], device: str = 'cuda:0') -> None:
         super().__init__(output_names)
-        self.trt, self.device = tensorrt_api.load(), torch.device(device)
-        self.logger = self.trt.new_logger()
+        self.device = torch.device(device)
         with torch.cuda.device(self.device):
+            capability = '.'.join(map(str, torch.cuda.get_device_capability()))
+            gpu = Gpu(torch.cuda.current_device(), torch.cuda.get_device_name(), capability)
+            self.trt = library_for(path, gpu)
+            self.logger = self.trt.new_logger()
             self.runtime = self.trt.module.Runtime(self.logger)
             self.engine = self.runtime.deserialize_cuda_engine(Path(path).read_bytes())
             if self.engine is None:
                 raise ValueError(
-                    f'{self.trt.name} cannot run {path} on {torch.cuda.get_device_name()}: '
+                    f'{self.trt.name} cannot run {path} on {gpu}: '
                     f'{"; ".join(self.logger.errors)}. Convert again on this machine'
                 )
             # PyTorch's allocator may move between runs, so no CUDA graphs
@@ -204,6 +273,10 @@ class CurrentTensorRTWrapper(BaseWrapper):
 
     def forward(self, inputs: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """Outputs by name, of inputs by name."""
+        with torch.cuda.device(self.device):
+            return self._forward(inputs)
+
+    def _forward(self, inputs: Dict[str, Tensor]) -> Dict[str, Tensor]:
         inputs = {name: value.to(self.device).contiguous() for name, value in inputs.items()}
         for name, value in inputs.items():
             if not self.context.set_input_shape(name, tuple(value.shape)):
@@ -218,7 +291,8 @@ class CurrentTensorRTWrapper(BaseWrapper):
             shape = tuple(self.context.get_tensor_shape(name))
             outputs[name] = torch.empty(shape, dtype=dtype, device=self.device)
         for name, value in (*inputs.items(), *outputs.items()):
-            self.context.set_tensor_address(name, value.data_ptr())
+            if not self.context.set_tensor_address(name, value.data_ptr()):
+                raise ValueError(f'{name} is no tensor of the engine: see onnx_config')
         self._run()
         return outputs
 

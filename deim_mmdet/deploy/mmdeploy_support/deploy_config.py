@@ -11,12 +11,22 @@ from mmdeploy.utils import (
     get_ir_config,
     get_partition_config,
 )
+from mmdeploy.utils.config_utils import get_codebase_external_module
 from mmengine.config import Config
 
 from deim_mmdet.deploy.export.end_to_end import DIVISOR
 from deim_mmdet.deploy.export.onnx_export import OPSETS
 
 BACKENDS = ('onnxruntime', 'tensorrt', 'openvino')
+# What a deploy config names in codebase_config.module, either of them. The first registers what is
+# here if mmdeploy was imported before it, the second always.
+MODULES = ('deim_mmdet.deploy', 'deim_mmdet.deploy.mmdeploy_support')
+
+
+def is_ours(config: Config) -> bool:
+    """Whether a deploy config names one of :data:`MODULES`."""
+    named = 'codebase_config' in config and get_codebase_external_module(config)
+    return bool(named) and not set(MODULES).isdisjoint(named)
 
 
 def check(config: Config) -> None:

@@ -15,12 +15,12 @@ from mmdeploy.apis.onnx import export
 from mmdeploy.core import FUNCTION_REWRITER, SYMBOLIC_REWRITER
 from onnx import helper
 
-from deim_mmdet.convert import new_output
 from deim_mmdet.deploy.export.end_to_end import raw_predictions
 from deim_mmdet.deploy.export.graph import Graph, Node
 from deim_mmdet.deploy.export.onnx_export import ExportOptions, export_onnx
+from deim_mmdet.new_output import new_output
 
-from .deploy_config import wants_half
+from .deploy_config import is_ours, wants_half
 
 # Who made a graph.
 PRODUCER = 'deim_mmdet'
@@ -50,7 +50,8 @@ def finish_graph(*args, **kwargs):
     call = inspect.signature(export).bind(*args, **kwargs)
     call.apply_defaults()
     detector = call.arguments['model']
-    if raw_predictions.dispatch(type(detector)) is not raw_predictions.dispatch(object):
+    known = raw_predictions.dispatch(type(detector)) is not raw_predictions.dispatch(object)
+    if known and is_ours(call.arguments['context_info'].get('deploy_cfg', {})):
         call.arguments['model'] = FinishedGraph(graph_of(detector, call.arguments))
     return call.args, call.kwargs
 

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from deim_mmdet.deploy.export.description import find_pipeline
 
-from .deploy_config import check
+from .deploy_config import check, is_ours
 
 # Steps of our test pipelines that only look at images; the SDK does not know them.
 CHECKS = ('CheckImageFile',)
@@ -17,7 +17,8 @@ CHECKS = ('CheckImageFile',)
 TEST_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'visualization')
 
 
-# the class that mmdeploy looks up by the task's name
+# NOTE force: the name must be that of mmdeploy's own class, since a deploy config can name none but
+# those of its enumeration of tasks. That class stays in use where the config is not ours.
 @MMDET_TASK.register_module(name=Task.OBJECT_DETECTION.value, force=True)
 class DetectionTask(ObjectDetection):
     """Object detection with settings that are checked and a pipeline that the SDK can read.
@@ -30,6 +31,11 @@ class DetectionTask(ObjectDetection):
     Raises:
         ValueError: A deploy config that asks for what cannot be made.
     """
+
+    def __new__(cls, model_cfg: Config, deploy_cfg: Config, device: str) -> ObjectDetection:
+        if not is_ours(deploy_cfg):
+            return ObjectDetection(model_cfg, deploy_cfg, device)
+        return super().__new__(cls)
 
     def __init__(self, model_cfg: Config, deploy_cfg: Config, device: str) -> None:
         check(deploy_cfg)
