@@ -25,7 +25,7 @@ CLOCK_MARGIN = 0.01
 
 @dataclass(frozen=True)
 class Machine:
-    """What two measurements must share to be compared.
+    """What two measurements must share to be compared. Two machines of a kind are equal by it.
 
     Attributes:
         cpu (str): Name, family, model and stepping; virtual machines share names.

@@ -18,7 +18,8 @@ On a GPU the first two are times of the GPU alone: inputs lie there, results sta
 
 A config is built in its deploy form, and exported for what needs a file; without a checkpoint it
 has random weights, which take as long. Of an ONNX file that another program exported, the graph is
-timed in ONNX Runtime. Reports are compared only if they are of the same machine and protocol.
+timed in ONNX Runtime. Reports are compared only if they are of the same config, kind of machine and
+protocol.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from deim_mmdet.deploy.latency import (
     compare,
     measure,
     refuse_other_conditions,
+    refuse_other_detector,
 )
 from deim_mmdet.deploy.latency_candidates import (
     TITLES,
@@ -52,6 +54,7 @@ from deim_mmdet.new_output import new_output, refuse_to_lose
 PYTORCH = dict(pytorch='PyTorch', compile='PyTorch compiled')
 ALL_TITLES = dict(**PYTORCH, **TITLES)
 READS_ONNX = tuple(TITLES)
+ON_GPU_ONLY = 'tensorrt'
 
 
 def parse_args(args=None):
@@ -109,6 +112,8 @@ def main(args=None) -> None:
         run(args)
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
+    except KeyboardInterrupt:
+        raise SystemExit('interrupted; nothing was written') from None
 
 
 def run(args) -> None:
@@ -139,6 +144,7 @@ def run_benchmark(args, old) -> Report:
     machine = Machine.here()
     # refused before minutes of measuring, not behind them
     if old is not None:
+        refuse_other_detector(args.sources, args.cfg_options or [], old)
         refuse_other_conditions(machine, protocol, old)
     if args.json:
         refuse_to_lose(args.json, args.overwrite)
@@ -149,8 +155,8 @@ def run_benchmark(args, old) -> Report:
         if config:
             makers.update(of_config(config, checkpoint, args, protocol, Path(scratch)))
         required = set(makers) if args.backends else set()
-        for file in files:
-            found = of_file(file, args, protocol)
+        for file, label in zip(files, labels_of(files)):
+            found = of_file(file, label, args, protocol)
             makers.update(found)
             required.update(found)
         if not makers:
@@ -177,7 +183,8 @@ def run_benchmark(args, old) -> Report:
         after,
         warnings_of(before, after, machine.cores),
         skipped,
-        [str(source) for source in args.sources],
+        args.sources,
+        args.cfg_options or [],
         datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M'),
     )
 
@@ -203,20 +210,28 @@ def sort_sources(sources):
     return config, checkpoint, files
 
 
-def of_file(file: Path, args, protocol: Protocol) -> dict:
+def labels_of(files) -> list:
+    """Names of the files; of those that share one, paths."""
+    names = [file.name for file in files]
+    return [str(file) if names.count(file.name) > 1 else file.name for file in files]
+
+
+def of_file(file: Path, label: str, args, protocol: Protocol) -> dict:
     """name -> what makes the candidate, for every backend that can run the file."""
     own = BACKEND_OF[file.suffix]
     backends = [own]
     if args.backends:
         able = READS_ONNX if file.suffix == '.onnx' else [own]
         backends = [backend for backend in args.backends if backend in able]
+    if args.device == 'cpu' and ON_GPU_ONLY in backends:
+        raise ValueError(f'{file}: TensorRT runs on GPUs alone: leave it or --device cpu out')
     if backends == ['onnxruntime'] and file.suffix == '.onnx' and is_foreign(file):
-        name = f'{TITLES[backends[0]]}, {file.name}'
+        name = f'{TITLES[backends[0]]}, {label}'
         return {name: partial(foreign_candidate, name, file, protocol)}
     device = args.device or default_device(backends)
     return {
-        f'{TITLES[backend]}, {file.name}': partial(
-            exported_candidate, f'{TITLES[backend]}, {file.name}', file, backend, protocol, device
+        f'{TITLES[backend]}, {label}': partial(
+            exported_candidate, f'{TITLES[backend]}, {label}', file, backend, protocol, device
         )
         for backend in backends
     }
@@ -242,6 +257,11 @@ def of_config(config: Path, checkpoint, args, protocol: Protocol, scratch: Path)
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     if device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: PyTorch sees no GPU; leave it out for the CPU')
+    backends = args.backends or ALL_TITLES
+    if args.device == 'cpu':
+        if args.backends and ON_GPU_ONLY in args.backends:
+            raise ValueError('--device cpu: TensorRT runs on GPUs alone')
+        backends = [backend for backend in backends if backend != ON_GPU_ONLY]
     torch.set_num_threads(protocol.threads)
     torch.backends.cudnn.benchmark = True  # the size of the input never changes
     exports = Exports(config, checkpoint, args, protocol, scratch)
@@ -271,7 +291,7 @@ def of_config(config: Path, checkpoint, args, protocol: Protocol, scratch: Path)
         ALL_TITLES[backend]: partial(pytorch, PYTORCH[backend])
         if backend in PYTORCH
         else partial(exported, backend)
-        for backend in args.backends or ALL_TITLES
+        for backend in backends
     }
 
 
@@ -392,26 +412,41 @@ def show(report: Report) -> None:
         results = [result for result in report.results if result.stage == stage]
         for result in results:
             timing = result.timing
-            clock = result.device + (', wall' if result.device != 'cpu' else '')
             table.add_row(
                 stage if result is results[0] else '',
                 result.candidate,
                 result.precision,
-                clock if result.clock == 'host' else result.device,
+                clock_of(result),
                 *(f'{t:.2f}' for t in (timing.p5, timing.p50, timing.p90, timing.p99)),
                 '' if result.ratio is None else f'{result.ratio:.3f}',
                 end_section=result is results[-1],
             )
     print_table(table)
     for stage in STAGES:
-        results = [result for result in report.results if result.stage == stage]
-        if len(results) > 1:
-            best = min(results, key=lambda result: result.timing.p50)
-            print(f'fastest, {stage}: {best.candidate}, {best.timing.p50:.2f} ms')
+        groups = {}
+        for result in report.results:
+            if result.stage == stage:
+                groups.setdefault(clock_of(result), []).append(result)
+        for clock, results in groups.items():
+            if len(results) > 1:
+                best = min(results, key=lambda result: result.timing.p50)
+                print(
+                    f'fastest, {stage}, {clock}: {best.candidate} ({best.precision}), '
+                    f'{best.timing.p50:.2f} ms'
+                )
     for name, reason in report.skipped.items():
         print(f'skipped: {name}: {reason}')
     for warning in report.warnings:
         print(f'warning: {warning}')
+
+
+def clock_of(result) -> str:
+    """What computes, and whose clock if not its own: times of different ones are not of the same.
+
+    'cpu', 'cuda', or 'cuda, wall'.
+    """
+    by_wall = result.clock == 'host' and result.device != 'cpu'
+    return f'{result.device}, wall' if by_wall else result.device
 
 
 def clocks(report: Report) -> str:

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePath
 from typing import Callable, Dict, Hashable, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
@@ -144,7 +145,8 @@ class Report:
         before, after (dict): Load, clocks and the like, see :func:`deim_mmdet.machine.condition`.
         warnings (list[str]): What speaks against the measurement.
         skipped (dict[str, str]): Candidates that could not be measured, and why.
-        sources (list[str]): Names of config, checkpoint and files.
+        sources (list[str]): Config, checkpoint and files.
+        changes (list[str]): To the config, as 'key=value'.
         date (str): UTC, as '2026-01-31 12:00'.
     """
 
@@ -158,6 +160,7 @@ class Report:
     warnings: List[str] = field(default_factory=list)
     skipped: Dict[str, str] = field(default_factory=dict)
     sources: List[str] = field(default_factory=list)
+    changes: List[str] = field(default_factory=list)
     date: str = ''
 
     def to_json(self) -> str:
@@ -291,8 +294,10 @@ def compare(new: Report, old: Report) -> List[Tuple[Result, Result, float]]:
         list[tuple[Result, Result, float]]: New, old, and how many times as long the new median is.
 
     Raises:
-        ValueError: They are not of the same machine and protocol, or have nothing in common.
+        ValueError: They are not of the same detector, machine and protocol, or have nothing in
+            common.
     """
+    refuse_other_detector(new.sources, new.changes, old)
     refuse_other_conditions(new.machine, new.protocol, old)
     before = {result.key: result for result in old.results}
     pairs = [(result, before[result.key]) for result in new.results if result.key in before]
@@ -323,6 +328,25 @@ def refuse_other_conditions(machine: Machine, protocol: Protocol, old: Report) -
             f'{", ".join(f"{key} {here[key]}" for key in other)}; there '
             f'{", ".join(f"{key} {there[key]}" for key in other)}'
         )
+
+
+def refuse_other_detector(sources: Sequence[str], changes: Sequence[str], old: Report) -> None:
+    """Candidates of a config do not say which; those of files have the file's name.
+
+    Raises:
+        ValueError: The old report is of another config; the message names both.
+    """
+    here, there = _config(sources, changes), _config(old.sources, old.changes)
+    if here and there and here != there:
+        raise ValueError(
+            f'times of different detectors are not compared: here {here}; there {there}'
+        )
+
+
+def _config(sources: Sequence[str], changes: Sequence[str]) -> str:
+    """Name of the config, and what was changed; '' if there is none. Weights change no time."""
+    configs = [PurePath(source).name for source in sources if source.endswith('.py')]
+    return ' '.join([*configs, *sorted(changes)]) if configs else ''
 
 
 def _candidates(report: Report) -> str:

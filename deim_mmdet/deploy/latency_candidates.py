@@ -13,6 +13,7 @@ from .detector import Detector
 from .latency import Candidate, Protocol, Timer, host_timer
 from .metadata import KEY
 from .runners import Runner, open_runner
+from .runners.openvino_runner import OpenVINORunner
 
 TITLES = dict(onnxruntime='ONNX Runtime', openvino='OpenVINO', tensorrt='TensorRT')
 
@@ -172,7 +173,10 @@ def candidate(
     by_device = set(timers) - {'end to end'} if hasattr(runner, 'gpu_times') else set()
     if runner.device == 'cpu':
         by_device = set()
-    return Candidate(name, meta.precision, runner.device, timers, frozenset(by_device))
+    precision = meta.precision
+    if isinstance(runner, OpenVINORunner) and precision == 'float16':
+        precision = 'float32'  # float16 are the weights in the file, not what is computed
+    return Candidate(name, precision, runner.device, timers, frozenset(by_device))
 
 
 def network_timer(runner: Runner, feeds: Dict[str, np.ndarray]) -> Timer:

@@ -205,6 +205,31 @@ def test_other_conditions_are_refused(changes, message):
         compare(report(), other)
 
 
+# sources and changes of both reports; None: they are compared
+# fmt: off
+DETECTORS = [
+    ([],                    [],         [],                  [],         None),
+    (['a/s.py', 'new.pth'], [],         ['b/s.py'],          [],         None),
+    (['s.py'],              ['a=1'],    ['s.py'],            ['a=1'],    None),
+    (['new/m.onnx'],        [],         ['old/m.onnx'],      [],         None),
+    (['s.py', 'm.onnx'],    [],         ['m.onnx'],          [],         None),
+    (['s.py'],              [],         ['n.py'],            [],         'here s.py; there n.py'),
+    (['s.py'],              ['a=1'],    ['s.py'],            [],         'here s.py a=1; there'),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(('here', 'changes', 'there', 'old_changes', 'message'), DETECTORS)
+def test_other_detectors_are_refused(here, changes, there, old_changes, message):
+    new = report(sources=here, changes=changes)
+    old = report(sources=there, changes=old_changes)
+    if message is None:
+        assert compare(new, old)
+    else:
+        with pytest.raises(ValueError, match=f'different detectors .*: {message}'):
+            compare(new, old)
+
+
 def test_other_versions_are_compared():
     """That is what reports are for."""
     assert compare(report(versions=dict(python='3.14')), report())

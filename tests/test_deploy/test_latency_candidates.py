@@ -46,6 +46,18 @@ def test_stages(graph):
     assert all(len(timer(2)) == 2 for timer in found.timers.values())
 
 
+def test_openvino_computes_in_float32(tmp_path):
+    """Whatever the weights of a graph are."""
+    pytest.importorskip('openvino')
+    path = tmp_path / 'half.onnx'
+    export(detector_of(ATTO), config_of(ATTO), path, ExportOptions(hw=(192, 192), half=True))
+    precisions = [
+        exported_candidate(backend, path, backend, PROTOCOL).precision
+        for backend in ('onnxruntime', 'openvino')
+    ]
+    assert precisions == ['float16', 'float32']
+
+
 def test_what_is_no_onnx_cannot_be_cut(graph):
     found = candidate('mine', open_runner(graph), None, PROTOCOL)
     assert list(found.timers) == ['detections', 'end to end']

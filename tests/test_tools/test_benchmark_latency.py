@@ -2,6 +2,7 @@
 """The command line of tools/benchmark_latency.py; how it measures is tested in test_deploy."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
 from deim_mmdet.deploy import ExportOptions
-from deim_mmdet.deploy.latency import Candidate, Report, Timing
+from deim_mmdet.deploy.latency import Candidate, Protocol, Report, Result, Timing
 from deim_mmdet.machine import Machine
 from tests.test_deploy.fake_tensorrt import install
 from tests.test_deploy.models import ATTO, config_of, detector_of, export
@@ -36,8 +37,6 @@ def graph(tmp_path_factory):
 @pytest.fixture(scope='module')
 def report(tmp_path_factory):
     """As if ONNX Runtime had been measured here before."""
-    from deim_mmdet.deploy.latency import Protocol, Result
-
     results = [
         Result('ONNX Runtime, atto.onnx', 'float32', 'cpu', stage, 'host', Timing.of([1e3]), 1.0)
         for stage in ('network', 'detections', 'end to end')
@@ -76,7 +75,7 @@ def test_config(main, tmp_path, capsys):
     }
     text = capsys.readouterr().out
     assert '1 x 192 x 192, 1 threads, 4 runs in turns of 2 after 1 for warm-up' in text
-    assert 'fastest, end to end: ' in text and 'ratios to PyTorch' in text
+    assert 'fastest, end to end, ' in text and 'ratios to PyTorch' in text
 
 
 def test_files_and_comparison(main, graph, report, capsys):
@@ -102,6 +101,61 @@ def test_tensorrt(main, graph, tmp_path, monkeypatch):
         ('end to end', 'cuda', 'host'),
     ]
     assert modules['tensorrt'].builds == 2
+
+
+def test_files_of_the_same_name(main, graph, tmp_path):
+    """Each is timed."""
+    paths = [tmp_path / folder / 'model.onnx' for folder in 'ab']
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(graph.read_bytes())
+    out = tmp_path / 'new.json'
+    main([str(graph), *map(str, paths), *SMALL, '--json', str(out)])
+    results = Report.from_json(out.read_text(), 'new.json').results
+    names = [r.candidate for r in results if r.stage == 'network']
+    assert names == [f'ONNX Runtime, {name}' for name in ('atto.onnx', *paths)]
+
+
+def test_fastest_of_what_can_be_compared(tool, report, capsys):
+    """A clock of the GPU and one on the wall measure different things."""
+    tool = tool('benchmark_latency')
+    report = tool.read_report(str(report))
+    # candidate, precision, device, clock, ms
+    rows = [
+        ('PyTorch', 'float32', 'cpu', 'host', 9.0),
+        ('OpenVINO', 'float32', 'cpu', 'host', 7.0),
+        ('PyTorch', 'float16', 'cuda', 'host', 3.0),
+        ('ONNX Runtime', 'float16', 'cuda', 'host', 2.0),
+        ('TensorRT', 'float16', 'cuda', 'device', 1.0),
+    ]
+    results = [Result(*row[:3], 'network', row[3], Timing.of(row[4:])) for row in rows]
+    tool.show(replace(report, results=results))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('fastest')]
+    assert lines == [
+        'fastest, network, cpu: OpenVINO (float32), 7.00 ms',
+        'fastest, network, cuda, wall: ONNX Runtime (float16), 2.00 ms',
+    ]
+
+
+def test_a_cpu_has_no_tensorrt(tool, monkeypatch, tmp_path):
+    """Though there be a GPU beside it."""
+    install(monkeypatch, tensorrt='10.16.1')
+    tool = tool('benchmark_latency')
+    args = tool.parse_args([CONFIG, *SMALL, '--device', 'cpu'])
+    protocol = Protocol(hw=(192, 192))
+    makers = tool.of_config(Path(CONFIG), None, args, protocol, tmp_path)
+    assert list(makers) == ['PyTorch', 'PyTorch compiled', 'ONNX Runtime', 'OpenVINO']
+
+
+def test_an_interrupt_ends_it_in_one_line(tool, monkeypatch, graph):
+    tool = tool('benchmark_latency')
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, 'measure', interrupt)
+    with pytest.raises(SystemExit, match='interrupted; nothing was written'):
+        tool.main([str(graph), *SMALL])
 
 
 def test_a_report_is_shown(main, report, tmp_path, capsys):
@@ -141,6 +195,8 @@ BAD = [
     (['GRAPH', '--backends', 'pytorch'],        'pytorch run none of .*atto.onnx'),
     (['GRAPH', '--batch-size', '2'],            'takes 1 images, the protocol has 2'),
     (['GRAPH', '--size', '64', '64'],           r'takes images of \(192, 192\), .* has \(64, 64\)'),
+    (['GRAPH', '--backends', 'tensorrt', '--device', 'cpu'],  'TensorRT runs on GPUs alone'),
+    ([CONFIG, '--backends', 'tensorrt', '--device', 'cpu'],   'TensorRT runs on GPUs alone'),
     ([CONFIG, '--size', '100', '100'],          'multiples of 32, got 100 x 100: take 128 x 128'),
 ]
 # fmt: on
