@@ -37,8 +37,8 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f'{self.found:.1%} of {self.count} detections found again (IoU {MIN_IOU:g}, half the score '
-            f'threshold) and {self.extra} others, mean IoU {self.iou:.3f}, mean difference '
+            f'{self.found:.1%} of {self.count} detections found again (IoU {MIN_IOU:g}, half the '
+            f'score threshold) and {self.extra} others, mean IoU {self.iou:.3f}, mean difference '
             f'of scores {self.score:.3f}'
         )
 
