@@ -67,7 +67,8 @@ def parse_args(args=None):
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='height and width of the input; defaults to image_hw of the config, or 640 640',
+        help='height and width of the input; defaults to those of the test pipeline, rounded up to '
+        'multiples of 32',
     )
     batch = parser.add_mutually_exclusive_group()
     batch.add_argument('--batch-size', type=int, default=1, help='images per run')
@@ -142,7 +143,13 @@ def add_tensorrt_arguments(group) -> None:
 
 def shape_range(text: str) -> tuple:
     name, _, values = text.partition('=')
-    return name, tuple(int(value) for value in values.split(','))
+    try:
+        smallest, best, largest = map(int, values.split(','))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'must be NAME=MIN,BEST,MAX, three whole numbers, as batch=1,4,8; got {text!r}'
+        ) from None
+    return name, (smallest, best, largest)
 
 
 def add_int8_arguments(group) -> None:
@@ -211,16 +218,20 @@ def run(args) -> None:
         describe,
         export_onnx,
     )
+    from deim_mmdet.deploy.export.description import input_hw, padding_warning
+    from deim_mmdet.deploy.export.end_to_end import DIVISOR
     from deim_mmdet.deploy.sample_images import sample_images
 
     out = output_path(args)
     refuse_target(args)
-    calibration, held_out = calibration_images(args)
     if not os.path.isfile(args.checkpoint):
         raise FileNotFoundError(f'{args.checkpoint}: no such file')
     config = Config.fromfile(args.config)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    calibration, held_out = calibration_images(args, config)
     options = ExportOptions(
-        hw=tuple(args.hw or config.get('image_hw', (640, 640))),
+        hw=tuple(args.hw or input_hw(config, 1 if args.pad else DIVISOR)),
         input_format=InputFormat(
             args.input, args.layout, args.channels, args.resize, args.pad, args.original_size
         ),
@@ -231,13 +242,18 @@ def run(args) -> None:
         candidates=args.candidates,
     )
     MMLogger.get_instance('mmengine', log_level='WARNING')
-    detector = init_detector(config, args.checkpoint, device='cpu', cfg_options=args.cfg_options)
+    detector = init_detector(config, args.checkpoint, device='cpu')
     if args.backend == 'tensorrt' and isinstance(detector, YOLOv8):
         # TensorRT-RTX has no non-maximum suppression; Detector does it
         options = replace(options, candidates=True)
     metadata = describe(detector, config, options, score_threshold=args.score_threshold)
     if args.fp16:
         metadata = replace(metadata, precision='float16')
+    if args.backend == 'tensorrt':
+        refuse_engine(args, detector, options, metadata)
+    warning = padding_warning(detector, metadata)
+    if warning:
+        print(warning)
     images, source = sample_images(args.image, config, options.hw)
     box, score = args.tolerance or TOLERANCES[metadata.precision]
 
@@ -306,10 +322,7 @@ def report_range(model, exported, image: np.ndarray) -> None:
     from deim_mmdet.deploy.export.half import HALF_MAX
     from deim_mmdet.deploy.export.half_range import largest_half_values
 
-    count = exported.metadata.batch_size or 1
-    feeds = dict(images=np.stack([exported.preprocess(image)[0]] * count))
-    if exported.metadata.original_size:
-        feeds['original_hw'] = np.float32([image.shape[:2]] * count)
+    feeds, _ = exported.feeds([image])
     largest, name = largest_half_values(model, feeds)[0]
     print(f'largest value in float16: {largest:.3g} of {HALF_MAX:g}, {name}')
     if not largest <= HALF_MAX:
@@ -350,12 +363,40 @@ def refuse_target(args) -> None:
     if args.backend == 'tensorrt':
         from deim_mmdet.deploy.tensorrt_engine import choose_target
 
-        choose_target(args.flavour, args.compute_capability)
+        trt, _, _ = choose_target(args.flavour, args.compute_capability)
+        if trt.is_rtx and args.timing_cache:
+            raise ValueError(
+                f'{trt.name} measures nothing while it builds: leave --timing-cache out'
+            )
         return
     for name in ('compute_capability', 'shapes', 'timing_cache', 'flavour'):
         if getattr(args, name):
             option = '--' + name.replace('_', '-')
             raise ValueError(f'{option} is for --backend tensorrt, not {args.backend}')
+
+
+def refuse_engine(args, detector, options, metadata) -> None:
+    """Refuse what no engine can be built of, before the graph is made."""
+    from deim_mmdet.deploy.export.onnx_export import dynamic_axes, example_inputs
+    from deim_mmdet.deploy.tensorrt_engine import TURING, Graph, choose_target, input_shapes
+
+    trt, _, capabilities = choose_target(args.flavour, args.compute_capability)
+    # YOLOv8 may consist of convolutions alone
+    is_single = not (args.fp16 or args.int8_matmul or isinstance(detector, YOLOv8))
+    if trt.is_rtx and TURING in capabilities and is_single:
+        raise ValueError(
+            f'{trt.name} multiplies no float32 matrices on compute capability {TURING} (Turing, as '
+            f'the T4), {type(detector).__name__} does: export with --fp16, or build with TensorRT '
+            'on that GPU'
+        )
+    names = ('images', 'original_hw')
+    axes = dynamic_axes(options, names)
+    inputs = {
+        name: tuple(axes.get(name, {}).get(i, side) for i, side in enumerate(value.shape))
+        for name, value in zip(names, example_inputs(options))
+    }
+    graph = Graph(args.checkpoint, b'', metadata, inputs, [])
+    input_shapes(graph, dict(args.shapes or ()))
 
 
 WRITERS = {
@@ -365,7 +406,7 @@ WRITERS = {
 }
 
 
-def calibration_images(args) -> tuple:
+def calibration_images(args, config: Config) -> tuple:
     """Images to calibrate on, and some others."""
     from deim_mmdet.deploy import sample_images
 
@@ -381,8 +422,17 @@ def calibration_images(args) -> tuple:
         )
     if args.calibration_count < 1:
         raise ValueError(f'--calibration-count must be at least 1, got {args.calibration_count}')
+    if args.max_ap_drop is not None and not compares_ap(args, config):
+        raise ValueError('--max-ap-drop needs the test set of the config, and no --agreement')
     folder = Path(args.calibration_images)
     return sample_images.calibration_images(folder, args.calibration_count, HELD_OUT)
+
+
+def compares_ap(args, config: Config) -> bool:
+    """Whether int8 is judged by AP, not by detections that are found again."""
+    from deim_mmdet.deploy import sample_images
+
+    return not args.agreement and sample_images.has_test_set(config)
 
 
 def quantize_graph(graph: Path, args, config: Config, calibration: list, held_out: list) -> tuple:
@@ -392,9 +442,7 @@ def quantize_graph(graph: Path, args, config: Config, calibration: list, held_ou
     from deim_mmdet.deploy import Detector, int8_report, sample_images
     from deim_mmdet.deploy.export.quantize import quantize, round_in_single
 
-    has_test_set = not args.agreement and sample_images.has_test_set(config)
-    if args.max_ap_drop is not None and not has_test_set:
-        raise ValueError('--max-ap-drop needs the test set of the config, and no --agreement')
+    has_test_set = compares_ap(args, config)
     detector = Detector(graph, 0.0)
     choice = dict(
         operators=('Conv', 'MatMul') if args.int8_matmul else ('Conv',),

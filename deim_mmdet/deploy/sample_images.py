@@ -55,7 +55,7 @@ def draw_scene(hw: Tuple[int, int], seed: int) -> np.ndarray:
     """A photograph with handwritten digits on it, uint8, (H, W, 3), BGR."""
     side = max(32, min(hw))
     options = digits_in_scenes.DigitsOptions(
-        image_hw=tuple(max(32, h) for h in hw), digit_size=(max(8, side // 10), max(16, side // 3))
+        image_hw=tuple(max(32, h) for h in hw), digit_size=(max(16, side // 10), max(16, side // 3))
     )
     handwriting = digits_in_scenes.load_handwriting()['val']
     photographs = digits_in_scenes.find_photographs()

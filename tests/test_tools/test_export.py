@@ -6,14 +6,19 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
+from mmengine.config import Config
+
 from deim_mmdet.deploy import Detector
 from tests.test_deploy.models import ATTO, config_of, random_detector
+from tests.test_models.small_dn_detr import small_model
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / f'configs/{ATTO}.py')
@@ -48,6 +53,32 @@ def test_export(tool, checkpoint, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit, match='that is more than 0 px or 0: .* was not written'):
         tool.main([CONFIG, str(checkpoint), '--out', 'new.onnx', '--tolerance', '0', '0'])
     assert sorted(tmp_path.iterdir()) == [out]
+
+
+def test_size_of_the_test_pipeline(tool, checkpoint, tmp_path, capsys, monkeypatch):
+    """Changes to the config count, and its pipeline counts more than image_hw."""
+    monkeypatch.chdir(tmp_path)
+    scale = 'test_dataloader.dataset.pipeline.2.scale=(160,100)'
+    changes = ['--cfg-options', 'image_hw=(64,64)', scale]
+    tool.main([CONFIG, str(checkpoint), '--out', 'a.onnx', *changes])
+    assert 'images: float32 (1, 3, 128, 160)' in capsys.readouterr().out
+
+
+def test_dn_detr_as_on_coco(tool, tmp_path, capsys, monkeypatch):
+    """The test pipeline as it ships, with a small network: of its size, and with a warning."""
+    monkeypatch.chdir(tmp_path)
+    config = config_of('dn_detr/dn-detr_r50_8xb2-50e_coco')
+    config.model = small_model('DNDETR')
+    config.dump('small.py')
+    small = random_detector(Config(dict(model=config.model)))
+    torch.save(dict(state_dict=small.state_dict()), 'small.pth')
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)).save('a.png')
+    tool.main(['small.py', 'small.pth', '--image', 'a.png'])
+    text = capsys.readouterr().out
+    assert 'images: float32 (1, 3, 800, 1344)' in text
+    assert 'warning: images of this config keep their aspect' in text
+    assert 'DNDETR masks padding, its graph takes it for image' in text
+    assert Detector('small.onnx').metadata.keep_ratio
 
 
 @pytest.mark.parametrize('precision', ['float32', 'float16'])
@@ -164,23 +195,39 @@ def test_engine_for_the_t4(tool, checkpoint, tmp_path, capsys, monkeypatch):
     assert names == ['t4.engine', 't4.engine.json']
 
 
+T4 = ['--compute-capability', '7.5', '--fp16']
 # fmt: off
 BAD_TARGETS = [
     (['--compute-capability', 'T4'],                            "two numbers as 7.5 .* got 'T4'"),
     (['--compute-capability', '5.2'],                           'builds for .* 7.5, .*, got 5.2'),
     (['--compute-capability', '7.5', '--flavour', 'tensorrt'],  'TensorRT is missing'),
     (['--compute-capability', '7.5'],                           'export with --fp16, or build'),
+    (['--compute-capability', '7.5', '--timing-cache', 'c'],    'leave --timing-cache out'),
+    ([*T4, '--shapes', 'batch=1,2,4'],                          'none, every size is fixed'),
+    ([*T4, '--dynamic-batch', '--shapes', 'width=32,64,96'],    "no dimension 'width' .* batch"),
+    ([*T4, '--dynamic-batch', '--shapes', 'batch=4,2,8'],       'batch must be rising'),
 ]
 # fmt: on
 
 
 @pytest.mark.parametrize(('arguments', 'message'), BAD_TARGETS)
 def test_bad_targets(tool, checkpoint, tmp_path, monkeypatch, arguments, message):
+    """Before the graph is made."""
     pytest.importorskip('tensorrt_rtx_bindings')
     monkeypatch.setitem(sys.modules, 'tensorrt', None)
     monkeypatch.setitem(sys.modules, 'tensorrt_bindings', None)
+    monkeypatch.setattr('deim_mmdet.deploy.export_onnx', None, raising=False)
     monkeypatch.chdir(tmp_path)
     arguments = ['--backend', 'tensorrt', '--out', 'out.engine', *arguments]
     with pytest.raises(SystemExit, match=f'error: .*{message}'):
         tool.main([CONFIG, str(checkpoint), *arguments])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('text', ['batch', 'batch=1,x', 'batch=1,2', 'batch=1,2,3,4'])
+def test_bad_shapes(tool, text, capsys):
+    with pytest.raises(SystemExit):
+        tool.parse_args(['config.py', 'a.pth', '--shapes', text])
+    assert f"must be NAME=MIN,BEST,MAX, three whole numbers, as batch=1,4,8; got '{text}'" in (
+        capsys.readouterr().err
+    )

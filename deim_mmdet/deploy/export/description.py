@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import math
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 import torch.nn as nn
 from mmengine.config import Config
@@ -9,12 +10,15 @@ from deim_mmdet.models.detectors import YOLOv8
 from deim_mmdet.version import __version__
 
 from ..metadata import Metadata
-from .end_to_end import max_detections, network_channels, selection_strides
+from .detection_transformers import DetectionTransformer
+from .end_to_end import DIVISOR, max_detections, network_channels, selection_strides
 from .onnx_export import ExportOptions
 
 # What mmdet's DetInferencer draws from.
 SCORE_THRESHOLD = 0.3
 KNOWN_RESIZE = ('scale', 'keep_ratio', 'backend', 'type', 'interpolation')
+# Of a config that does not say what size its images have.
+DEFAULT_HW = (640, 640)
 
 
 def describe(
@@ -85,6 +89,37 @@ def describe(
     )
     metadata.refuse_few_cells(metadata.hw)  # the trace would keep fewer queries
     return metadata
+
+
+def input_hw(config: Config, divisor: int = DIVISOR) -> Tuple[int, int]:
+    """Height and width of the images of a config's test pipeline.
+
+    Where images keep their aspect, what holds all that lie as its ``scale`` does.
+
+    Args:
+        config (Config): Without sizes in its test pipeline, ``image_hw`` counts.
+        divisor (int): What both are rounded up to multiples of. Defaults to 32.
+    """
+    resize, _ = preparation(config)
+    hw = config.get('image_hw', DEFAULT_HW)
+    if 'scale' in resize:
+        scale = resize['scale']
+        hw = (scale, scale) if isinstance(scale, int) else scale[::-1]
+    return tuple(math.ceil(side / divisor) * divisor for side in hw)
+
+
+def padding_warning(detector: nn.Module, metadata: Metadata) -> Optional[str]:
+    """What to say of a detector that masks padding, which its graph takes for image."""
+    if not isinstance(detector, DetectionTransformer) or not metadata.keep_ratio:
+        return None
+    height, width = metadata.hw
+    return (
+        f'warning: images of this config keep their aspect, and Detector pads them to {height} x '
+        f'{width}. {type(detector).__name__} masks padding, its graph takes it for image: boxes '
+        'and scores of images of another aspect differ from PyTorch. Export with --hw of the '
+        'aspect that your images have, or with --dynamic-size and open Detector(path, hw=(H, W)) '
+        'of that aspect.'
+    )
 
 
 def preparation(config: Config):
