@@ -26,6 +26,8 @@ from rich.table import Table
 import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
 from deim_mmdet.deploy import Detector
 from deim_mmdet.deploy.evaluation import evaluate, predictor
+from deim_mmdet.deploy.runners import BACKENDS
+from deim_mmdet.deploy.runners.runner import import_backend
 from deim_mmdet.deploy.sample_images import test_images
 
 # name of the file, arguments of tools/export.py
@@ -57,6 +59,8 @@ def parse_args(args=None):
     parser.add_argument('--threads', type=int, help='threads of the CPU for each backend')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
     args = parser.parse_args(args)
+    if args.images is not None and args.images < 1:
+        parser.error(f'--images must be at least 1, got {args.images}')
     if not args.files and not args.checkpoint:
         parser.error('give files, or --checkpoint, which is exported then')
     return args
@@ -112,10 +116,17 @@ def resize_tests(config: Config, hw) -> None:
 
 
 def export_all(args, config: Config, folder: Path) -> List[Path]:
-    """The checkpoint in all forms."""
+    """The checkpoint in all forms that can be run here."""
     config.dump(str(folder / 'config.py'))
     size = ['--hw', *map(str, args.hw)] if args.hw else []
+    files = []
     for name, form in FORMS.items():
+        backend = BACKENDS[Path(name).suffix]
+        try:
+            import_backend(backend)
+        except ImportError as error:
+            print(f'{name} is left out: {error}')
+            continue
         command = [Path(__file__).with_name('export.py'), folder / 'config.py', args.checkpoint]
         done = subprocess.run(
             [sys.executable, *command, '--out', folder / name, *form, *size],
@@ -124,7 +135,8 @@ def export_all(args, config: Config, folder: Path) -> List[Path]:
         )
         if done.returncode:
             raise ValueError(f'export failed:\n{done.stderr.strip()}')
-    return [folder / name for name in FORMS]
+        files.append(folder / name)
+    return files
 
 
 def metrics(config: Config, run) -> Dict[str, str]:
