@@ -8,6 +8,8 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock, call
 
 import cv2
 import numpy as np
@@ -31,7 +33,11 @@ from mmengine.config import Config  # noqa: E402
 from deim_mmdet.deploy import ExportOptions, export_onnx, tensorrt_api  # noqa: E402
 from deim_mmdet.deploy.cuda import Gpu  # noqa: E402
 from deim_mmdet.deploy.evaluation import evaluate  # noqa: E402
-from deim_mmdet.deploy.mmdeploy_support.backends import library_for  # noqa: E402
+from deim_mmdet.deploy.mmdeploy_support.backends import (  # noqa: E402
+    CurrentTensorRTWrapper,
+    EngineTarget,
+    library_for,
+)
 from deim_mmdet.deploy.mmdeploy_support.deploy_config import (  # noqa: E402
     MODULES,
     check,
@@ -243,6 +249,46 @@ def test_tensorrt_engine_is_built_ahead_of_time(tmp_path):
     with pytest.raises(ValueError, match='cannot build an engine of .*half.onnx'):
         manager.to_backend([str(tmp_path / 'half.onnx')], str(tmp_path / 'new'), deploy)
     assert not list((tmp_path / 'new').glob('*'))
+
+
+def test_tensorrt_wrapper(tmp_path, monkeypatch):
+    """Without a GPU: what PyTorch and TensorRT are asked for."""
+    engine = tmp_path / 'm.engine'
+    engine.write_bytes(b'plan')
+    target = EngineTarget('tensorrt_rtx', '1.7', ('7.5',), None)
+    Path(f'{engine}.json').write_text(target.to_json())
+    device = torch.device('cpu')
+    cuda = dict(
+        device=MagicMock(),
+        current_device=lambda: 0,
+        get_device_name=lambda: 'Tesla T4',
+        get_device_capability=lambda: (7, 5),
+        current_stream=lambda device: SimpleNamespace(cuda_stream=3),
+    )
+    for name, value in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    context = MagicMock()
+    context.get_tensor_shape.return_value = (1, 2, 5)
+    trt = MagicMock(flavour='tensorrt_rtx', version='1.7')
+    trt.create_context.return_value = (context, None)
+    trt.module.nptype.return_value = np.float32
+    libraries = dict(tensorrt_rtx=trt, tensorrt=None)
+    monkeypatch.setattr(tensorrt_api, 'load', libraries.get)
+    wrapper = CurrentTensorRTWrapper(str(engine), ['dets'], 'cpu')
+    image = torch.zeros(1, 3, 32, 32)
+    assert wrapper(dict(input=image))['dets'].shape == (1, 2, 5)
+    context.execute_async_v3.assert_called_once_with(3)
+    # on the engine's GPU, whatever is the current one: when it is opened, and when it runs
+    assert cuda['device'].call_args_list == [call(device)] * 2
+    context.set_tensor_address.return_value = False
+    with pytest.raises(ValueError, match='input is no tensor of the engine'):
+        wrapper(dict(input=image))
+    context.set_input_shape.return_value = False
+    with pytest.raises(ValueError, match='no shape that the engine was built for'):
+        wrapper(dict(input=image))
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: (8, 0))
+    with pytest.raises(ValueError, match='capability 7.5; here is .* 8.0.* convert again'):
+        CurrentTensorRTWrapper(str(engine), ['dets'], 'cpu')
 
 
 # detector, deploy config

@@ -235,8 +235,11 @@ def library_for(engine: Path, gpu: Gpu) -> tensorrt_api.TensorRT:
     """
     target = EngineTarget.read(engine)
     trt = tensorrt_api.load(target.flavour)
-    check_library(target, engine, trt)
-    check_gpu(target, engine, gpu)
+    try:
+        check_library(target, engine, trt)
+        check_gpu(target, engine, gpu)
+    except ValueError as error:
+        raise ValueError(f'{error}. For mmdeploy, convert again') from None
     return trt
 
 
