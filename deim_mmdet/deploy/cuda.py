@@ -14,6 +14,10 @@ import numpy as np
 WAY_OUT = 'nvidia-smi shows what the driver sees'
 
 
+class GpuError(OSError):
+    """A GPU, its driver or what runs on it failed, as where its memory is full."""
+
+
 class Gpu(NamedTuple):
     """A GPU of this machine.
 
@@ -35,6 +39,7 @@ def open_gpu(index: int = 0) -> Gpu:
     """Let this thread work on a GPU.
 
     Raises:
+        GpuError: It does not work.
         ImportError: cuda-bindings is missing.
         ValueError: There is no such GPU.
     """
@@ -158,19 +163,23 @@ def _runtime():
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and str(error.name).startswith('cuda'):
             raise ImportError(
-                "cuda-bindings is missing, which engines need to run: pip install 'cuda-bindings"
-                "<13' (or without <13, for drivers of CUDA 13)"
+                'cuda-bindings is missing, which engines need to run: pip install '
+                "'deim_mmdet[tensorrt]' (or, for drivers of CUDA 13, pip install cuda-bindings)"
             ) from None
         raise
     return runtime
 
 
 def _check(returned: tuple) -> Optional[object]:
-    """What a call of CUDA gives beside its error."""
+    """What a call of CUDA gives beside its error.
+
+    Raises:
+        GpuError: It failed.
+    """
     runtime = _runtime()
     error, *values = returned
     if error != runtime.cudaError_t.cudaSuccess:
-        raise RuntimeError(f'CUDA: {_text(error)}')
+        raise GpuError(f'CUDA: {_text(error)}')
     return values[0] if values else None
 
 

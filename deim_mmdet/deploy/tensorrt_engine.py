@@ -16,7 +16,8 @@ from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 from deim_mmdet.new_output import new_output, new_outputs, refuse_to_lose
 
 from . import tensorrt_api
-from .cuda import Gpu, open_gpu
+from .cuda import Gpu, GpuError, open_gpu
+from .locked import locked
 from .metadata import KEY, Metadata
 from .runners.runner import import_backend
 from .tensorrt_api import LOGGER, TensorRT
@@ -50,6 +51,7 @@ class EngineInfo:
         shapes (dict[str, tuple]): Smallest, best and largest shape of each input.
         tf32 (bool): Whether float32 products are rounded to TF32.
         size (int): Bytes of the engine.
+        sha256 (str): SHA-256 of the engine.
     """
 
     metadata: Metadata
@@ -61,6 +63,7 @@ class EngineInfo:
     shapes: Dict[str, Tuple[Tuple[int, ...], ...]]
     tf32: bool
     size: int
+    sha256: str
 
     @property
     def built_by(self) -> str:
@@ -118,7 +121,11 @@ class Graph(NamedTuple):
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
+        return sha256_of(self.data)
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 # ---- building ------------------------------------------------------------------------------------
@@ -149,7 +156,7 @@ def build_engine(
             Left out: 1, 1 and 8 images; half, once and one and a half times the size of training;
             of graphs that resize, images from 32 x 32 over 720 x 1280 to 2160 x 3840.
         timing_cache (str | PathLike, optional): File with what TensorRT has measured before, which
-            makes building faster; it is made or completed.
+            makes building faster; it is made or completed. Anything else in the file is refused.
         overwrite (bool): Replace existing files. Defaults to False.
         flavour (str, optional): 'tensorrt' or 'tensorrt_rtx', see :func:`tensorrt_api.load`.
         tf32 (bool): Let inputs of float32 products be rounded to 10 bits of mantissa, as many as
@@ -162,9 +169,11 @@ def build_engine(
     Raises:
         FileExistsError: One of the files exists.
         FileNotFoundError: There is no graph.
+        GpuError: The GPU fails.
         ImportError: onnx or TensorRT is missing.
         ValueError: A graph, shapes or compute capabilities for which there can be no engine; no GPU
             where none is named.
+        UnusableTimingCache: It is of another GPU or version, or something else.
     """
     out = Path(out)
     for path in (out, description_of(out)):
@@ -183,7 +192,8 @@ def build_engine(
     ranges = input_shapes(graph, shapes or {})
     with new_outputs([out, description_of(out)], overwrite, onnx_path) as (new, description):
         ahead = capabilities if gpu is None else None
-        new.write_bytes(build_plan(trt, graph, ranges, ahead, timing_cache, tf32, detailed))
+        plan = bytes(build_plan(trt, graph, ranges, ahead, timing_cache, tf32, detailed))
+        new.write_bytes(plan)
         info = EngineInfo(
             metadata=graph.metadata,
             flavour=trt.flavour,
@@ -193,7 +203,8 @@ def build_engine(
             graph=graph.hash,
             shapes=ranges,
             tf32=tf32,
-            size=new.stat().st_size,
+            size=len(plan),
+            sha256=sha256_of(plan),
         )
         description.write_text(info.to_json())
         if check is not None:
@@ -317,6 +328,7 @@ def build_plan(
 
     Raises:
         ValueError: TensorRT cannot read the graph, or finds no way to compute it.
+        UnusableTimingCache: It is of another GPU or version, or something else.
     """
     logger = trt.new_logger()
     builder = trt.module.Builder(logger)
@@ -352,16 +364,21 @@ def build_plan(
     return plan
 
 
+class UnusableTimingCache(ValueError):
+    """TensorRT does not take what is in the file."""
+
+
 def _load_timing_cache(config, path: Optional[PathLike]):
-    """What was measured before, if it is of this GPU and version; None: nothing is to be kept."""
+    """What was measured before; None: nothing is to be kept."""
     if path is None:
         return None
     old = Path(path).read_bytes() if os.path.isfile(path) else b''
     cache = config.create_timing_cache(old)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        LOGGER.warning('%s is of another GPU or version: everything is measured again', path)
-        cache = config.create_timing_cache(b'')
-        config.set_timing_cache(cache, ignore_mismatch=False)
+        raise UnusableTimingCache(
+            f'{path} is no timing cache of this GPU and version of TensorRT, and would be '
+            'replaced: name another file, or delete it'
+        )
     return cache
 
 
@@ -408,6 +425,8 @@ def cached_engine(
         gpu (Gpu): The GPU.
         engine_cache (str | PathLike, optional): Folder of engines; None: :func:`default_cache`.
             TensorRT's timing cache and TensorRT-RTX's cache of kernels are there as well.
+
+    Processes that need the same engine at once build it once: the others wait.
     """
     graph = read_graph(onnx_path)
     trt = tensorrt_api.load(flavour)
@@ -417,24 +436,39 @@ def cached_engine(
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     folder = Path(engine_cache or default_cache())
     path = folder / f'{graph.path.stem}_{graph.metadata.precision}_{machine}_{key}.engine'
-    try:
-        if path.is_file():
-            read_engine(path)  # complete, and of this format; its name says that it fits
+    if _is_whole(path):
+        return path
+    with locked(f'{path}.lock'):
+        if _is_whole(path):  # built by another process meanwhile
             return path
+        LOGGER.info('building %s', path)
+        timing = None if trt.is_rtx else folder / f'timing_{machine}_{slug(gpu.name)}.cache'
+        settings = dict(
+            shapes=shapes,
+            timing_cache=timing,
+            overwrite=True,
+            flavour=trt.flavour,
+            device=gpu.index,
+        )
+        try:
+            build_engine(onnx_path, path, **settings)
+        except UnusableTimingCache:
+            LOGGER.warning('%s is damaged: everything is measured again', timing)
+            timing.unlink()
+            build_engine(onnx_path, path, **settings)
+    return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an engine of the cache is complete and of this format; its name says that it fits."""
+    try:
+        read_engine(path)
+    except FileNotFoundError:
+        return False
     except ValueError as error:
         LOGGER.warning('%s; it is built again', error)
-    LOGGER.info('building %s', path)
-    timing = None if trt.is_rtx else folder / f'timing_{machine}_{slug(gpu.name)}.cache'
-    build_engine(
-        onnx_path,
-        path,
-        shapes=shapes,
-        timing_cache=timing,
-        overwrite=True,
-        flavour=trt.flavour,
-        device=gpu.index,
-    )
-    return path
+        return False
+    return True
 
 
 def slug(name: str) -> str:
@@ -472,7 +506,34 @@ def read_engine(path: PathLike) -> Tuple[EngineInfo, bytes]:
             f'{path} has {len(plan)} bytes, {description.name} says {info.size}: one of them was '
             f'not copied, or not to its end. Copy both files. {_again()}'
         )
+    if sha256_of(plan) != info.sha256:
+        raise ValueError(
+            f'{path} is damaged, or another engine than {description.name} tells of. Copy both '
+            f'files. {_again()}'
+        )
     return info, plan
+
+
+def check_graph(path: PathLike, onnx_path: PathLike) -> None:
+    """Refuse a graph that an engine was not built of.
+
+    An engine whose description is missing or illegible does not say of which it was.
+
+    Raises:
+        FileNotFoundError: There is no such graph.
+        ValueError: It is another one.
+    """
+    graph = read_graph(onnx_path)
+    try:
+        info = EngineInfo.from_json(description_of(path).read_text(), str(path))
+    except (OSError, ValueError):
+        return
+    if graph.hash != info.graph:
+        raise ValueError(
+            f'{onnx_path} is not the graph that {path} was built of (SHA-256 {graph.hash[:12]}... '
+            f'and {info.graph[:12]}...): give that one, or open {onnx_path} itself with '
+            "backend='tensorrt'"
+        )
 
 
 def check_library(info: EngineInfo, path: PathLike, trt: TensorRT) -> None:
@@ -512,7 +573,7 @@ def why_not_here(path: PathLike) -> Optional[str]:
         info, _ = read_engine(path)
         check_library(info, path, tensorrt_api.load(info.flavour))
         check_gpu(info, path, open_gpu())
-    except (ImportError, ValueError) as error:
+    except (GpuError, ImportError, ValueError) as error:
         return str(error)
     return None
 

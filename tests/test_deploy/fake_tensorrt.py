@@ -24,13 +24,14 @@ class FakeCuda:
 
     class cudaError_t(enum.Enum):
         cudaSuccess = 0
+        cudaErrorMemoryAllocation = 2
         cudaErrorNoDevice = 100
         cudaErrorStreamCaptureInvalidated = 901
 
     def __init__(self, name='Tesla T4', capability='7.5', count=1):
         self.name, self.capability, self.count = name, capability, count
         self.memory, self.calls, self.work, self.captured = {}, [], [], None
-        self.can_capture = True
+        self.can_capture, self.room = True, None
 
     def result(self, *values):
         return (self.cudaError_t.cudaSuccess, *values)
@@ -66,6 +67,8 @@ class FakeCuda:
     # ---- memory ----
 
     def cudaMalloc(self, size):
+        if self.room is not None and size > self.room:
+            return self.cudaError_t.cudaErrorMemoryAllocation, None
         # nobody has written there yet
         memory = (ctypes.c_byte * size).from_buffer(bytearray(b'\xff' * size))
         address = ctypes.addressof(memory)
@@ -150,6 +153,7 @@ class FakeTensorRT(ModuleType):
         super().__init__(name)
         self.__version__, self.cuda, self.calls = version, cuda, []
         self.builds, self.timing_fits = 0, True
+        self.refused = set()  # of what a context is told
         self.NetworkDefinitionCreationFlag = enum.IntEnum('Flag', {'STRONGLY_TYPED': 1})
         self.BuilderFlag = enum.Enum('BuilderFlag', 'FP16 TF32')
         self.TensorIOMode = enum.Enum('TensorIOMode', 'INPUT OUTPUT')
@@ -300,7 +304,7 @@ class Context:
 
     def set_input_shape(self, name, shape):
         self.shapes[name] = tuple(shape)
-        return True
+        return 'shape' not in self.engine.trt.refused
 
     def get_tensor_shape(self, name):
         feeds = {
@@ -311,10 +315,13 @@ class Context:
 
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
+        return 'address' not in self.engine.trt.refused
 
     def execute_async_v3(self, stream):
         assert stream == 7 and len(self.addresses) == len(self.engine.tensors)
         self.cuda.calls.append('execute')
+        if 'run' in self.engine.trt.refused:
+            return False
         self.cuda.enqueue(self._execute)
         return True
 

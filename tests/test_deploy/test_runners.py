@@ -287,6 +287,17 @@ def test_damaged_files(folder, tmp_path, opened, damaged, damage, message):
             Detector(tmp_path / opened, backend='openvino')
 
 
+def test_openvino_does_not_run_int8(folder, tmp_path):
+    """It would compute something else, without a word."""
+    graph = onnx.load(folder / 'static.onnx')
+    (entry,) = [entry for entry in graph.metadata_props if entry.key == KEY]
+    entry.value = entry.value.replace('"float32"', '"int8"')
+    onnx.save(graph, tmp_path / 'int8.onnx')
+    assert Detector(tmp_path / 'int8.onnx').metadata.precision == 'int8'
+    with pytest.raises(ValueError, match='int8.onnx is in int8, .* with ONNX Runtime .* NNCF'):
+        Detector(tmp_path / 'int8.onnx', backend='openvino')
+
+
 def test_files_of_other_versions_and_programs(folder, tmp_path):
     graph = onnx.load(folder / 'static.onnx')
     text = graph.metadata_props[0].value

@@ -1,9 +1,12 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """The runner and the adapter, on a GPU of paper: see fake_tensorrt.py."""
 
+import hashlib
 import logging
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -15,14 +18,22 @@ from deim_mmdet.deploy import (  # noqa: E402
     Detector,
     ExportOptions,
     InputFormat,
+    compare_with_pytorch,
     describe,
     export_onnx,
     open_runner,
     tensorrt_api,
     tensorrt_engine,
 )
+from deim_mmdet.deploy.cuda import Gpu, GpuError  # noqa: E402
+from deim_mmdet.deploy.parity import compare  # noqa: E402
 from deim_mmdet.deploy.runners import tensorrt_runner  # noqa: E402
-from deim_mmdet.deploy.tensorrt_engine import build_engine, read_engine  # noqa: E402
+from deim_mmdet.deploy.tensorrt_engine import (  # noqa: E402
+    build_engine,
+    cached_engine,
+    read_engine,
+    why_not_here,
+)
 from tests.test_deploy.fake_tensorrt import FakeCuda, install  # noqa: E402
 from tests.test_deploy.models import ATTO, config_of, detector_of, images  # noqa: E402
 from tests.test_models.parity import ROOT  # noqa: E402
@@ -79,7 +90,8 @@ def test_detector_builds_once(version, graph, tmp_path, monkeypatch):
     assert ('set_timing_cache', b'measured') in trt.calls
     assert not any(call[0] == 'set_compute_capability' for call in trt.calls)
     files = sorted(path.name for path in (tmp_path / 'engines').iterdir())
-    engine, description, timing = files
+    engine, description, lock, timing = files
+    assert lock == f'{engine}.lock'
     assert engine.startswith(f'atto_float32_tensorrt-{version}_sm75_')
     assert description == f'{engine}.json'
     assert timing == f'timing_tensorrt-{version}_sm75_Tesla-T4.cache'
@@ -109,13 +121,65 @@ def test_a_damaged_engine_in_the_cache_is_built_again(graph, tmp_path, monkeypat
     assert modules['tensorrt'].builds == 2 and 'has 100 bytes' in caplog.text
 
 
-def test_timing_cache_of_another_gpu_is_measured_again(graph, tmp_path, monkeypatch):
+def test_an_engine_is_built_once_at_a_time(graph, tmp_path, monkeypatch):
+    """Of two that need it at once, one waits and takes what the other built."""
+    _, modules = install(monkeypatch, tensorrt='10.1')
+    real, building = tensorrt_engine.build_plan, threading.Event()
+
+    def slowly(*args):
+        building.set()
+        time.sleep(0.5)
+        return real(*args)
+
+    monkeypatch.setattr(tensorrt_engine, 'build_plan', slowly)
+    gpu, paths = Gpu(0, 'Tesla T4', '7.5'), []
+
+    def build():
+        paths.append(cached_engine(graph, gpu, tmp_path))
+
+    threads = [threading.Thread(target=build) for _ in range(2)]
+    threads[0].start()
+    assert building.wait(60)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert len(paths) == 2 and paths[0] == paths[1]
+    assert modules['tensorrt'].builds == 1
+    read_engine(paths[0])
+
+
+def test_an_engine_that_is_there_needs_no_lock(graph, tmp_path, monkeypatch):
+    """As in a folder that nobody may write to."""
+    install(monkeypatch, tensorrt='10.1')
+    gpu = Gpu(0, 'Tesla T4', '7.5')
+    path = cached_engine(graph, gpu, tmp_path)
+    monkeypatch.setattr(tensorrt_engine, 'locked', None)
+    assert cached_engine(graph, gpu, tmp_path) == path
+
+
+def test_timing_cache(graph, tmp_path, monkeypatch):
+    """Completed where TensorRT takes it; any other file stays as it is."""
     _, modules = install(monkeypatch, tensorrt='10.1')
     cache = tmp_path / 'timing'
-    for i in range(3):
-        modules['tensorrt'].timing_fits = i < 2
+    cache.touch()
+    for i in range(2):
         build_engine(graph, tmp_path / f'{i}.engine', timing_cache=cache)
-        assert cache.read_bytes() == b'measured' * (i % 2 + 1)
+        assert cache.read_bytes() == b'measured' * (i + 1)
+    modules['tensorrt'].timing_fits = False
+    cache.write_bytes(b'my weights')
+    with pytest.raises(ValueError, match='timing is no timing cache of this GPU .* another file'):
+        build_engine(graph, tmp_path / 'no.engine', timing_cache=cache)
+    assert cache.read_bytes() == b'my weights' and not (tmp_path / 'no.engine').exists()
+
+
+def test_a_damaged_timing_cache_of_ours_is_measured_again(graph, tmp_path, monkeypatch, caplog):
+    _, modules = install(monkeypatch, tensorrt='10.1')
+    name = 'timing_tensorrt-10.1_sm75_Tesla-T4.cache'
+    (tmp_path / name).write_bytes(b'damaged')
+    modules['tensorrt'].timing_fits = False
+    open_runner(graph, 'tensorrt', engine_cache=tmp_path)
+    assert (tmp_path / name).read_bytes() == b'measured'
+    assert f'{name} is damaged: everything is measured again' in caplog.text
 
 
 def test_a_graph_that_cannot_be_built(graph, tmp_path, monkeypatch):
@@ -190,6 +254,51 @@ def test_no_more_images_at_once_than_the_engine_takes(dynamic, tmp_path, monkeyp
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
 
 
+@pytest.mark.parametrize(('count', 'smallest'), [(1, 4), (2, 4), (9, 4)])
+def test_no_fewer_images_at_once_than_the_engine_takes(
+    dynamic, tmp_path, monkeypatch, count, smallest
+):
+    """One image, and the last few of many; the comparison of tools/export.py feeds one, too."""
+    install(monkeypatch, tensorrt='10.1')
+    options = dict(engine_cache=tmp_path, shapes=dict(batch=(smallest, 8, 8)))
+    detector = Detector(dynamic, 0.0, backend='tensorrt', **options)
+    photo = (images(HW)[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+    expected = Detector(dynamic, 0.0)(photo)
+    results = detector([photo] * count)
+    assert len(results) == count
+    for found in results:
+        assert compare(expected, found).within(1e-2, 1e-5)
+    assert compare_with_pytorch(detector_of(ATTO), detector, [photo]).within(0.1, 1e-4)
+
+
+# fmt: off
+FAILURES = [
+    # what fails,  message
+    ('shape',      r'TensorRT 10.1: images cannot be of shape \(1, 3, 192, 192\)'),
+    ('address',    'TensorRT 10.1: images cannot be at its address'),
+    ('run',        'TensorRT: the run failed'),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(('refused', 'message'), FAILURES)
+def test_a_failure_of_the_gpu(graph, tmp_path, monkeypatch, refused, message):
+    _, modules = install(monkeypatch, tensorrt='10.1')
+    runner = open_runner(graph, 'tensorrt', engine_cache=tmp_path)
+    modules['tensorrt'].refused.add(refused)
+    with pytest.raises(GpuError, match=message):
+        runner.run(dict(images=images(HW)))
+
+
+def test_full_memory_of_the_gpu_is_no_traceback(graph, tmp_path, monkeypatch):
+    """The tools tell OSError and ValueError as they are."""
+    cuda, _ = install(monkeypatch, tensorrt='10.1')
+    runner = open_runner(graph, 'tensorrt', engine_cache=tmp_path)
+    cuda.room = 1000
+    with pytest.raises(OSError, match='CUDA: cudaErrorMemoryAllocation: in words'):
+        runner.run(dict(images=images(HW)))
+
+
 def test_without_graphs(graph, tmp_path, monkeypatch, caplog):
     cuda, _ = install(monkeypatch, tensorrt='10.1')
     runner = open_runner(graph, 'tensorrt', engine_cache=tmp_path, cuda_graphs=False)
@@ -226,10 +335,28 @@ def test_rtx_captures_and_keeps_kernels(graph, tmp_path, monkeypatch):
     assert ('dynamic_shapes_kernel_specialization_strategy', eager) in trt.calls
     assert trt.calls.count(('kernels', b'kernels')) == 1  # by the second runner
     assert 'capture' not in cuda.calls
-    assert {path.suffix for path in tmp_path.iterdir()} == {'.engine', '.json', '.kernels'}
+    assert {path.suffix for path in tmp_path.iterdir()} == {
+        '.engine',
+        '.json',
+        '.kernels',
+        '.lock',
+    }
 
 
 # ---- engines that do not run here ----------------------------------------------------------------
+
+
+def forge(engine, old, new):
+    """Change an engine and what its description says about its bytes."""
+    plan = engine.read_bytes()
+    changed = plan.replace(old, new)
+    assert changed != plan and len(changed) == len(plan)
+    engine.write_bytes(changed)
+    description = engine.with_name(f'{engine.name}.json')
+    hashes = [hashlib.sha256(data).hexdigest() for data in (plan, changed)]
+    text = description.read_text()
+    assert hashes[0] in text
+    description.write_text(text.replace(*hashes))
 
 
 @pytest.fixture
@@ -267,7 +394,17 @@ def test_engine_of_another_machine(gpu, versions, message, engine, graph, tmp_pa
     assert engine.read_bytes() == before and len(list((tmp_path / 'cache').glob('*.engine'))) == 1
 
 
-def test_damaged_files(engine, monkeypatch):
+def test_another_graph_than_the_engines(engine, dynamic, tmp_path, monkeypatch):
+    install(monkeypatch, FakeCuda('NVIDIA L4', '8.9'), tensorrt='10.1')
+    message = 'atto.onnx is not the graph that .*m.engine was built of .*: give that one, or open'
+    with pytest.raises(ValueError, match=message):
+        open_runner(engine, onnx=dynamic, engine_cache=tmp_path / 'cache')
+    with pytest.raises(FileNotFoundError, match='no.onnx: no such file'):
+        open_runner(engine, onnx=tmp_path / 'no.onnx')
+    assert not (tmp_path / 'cache').exists()
+
+
+def test_damaged_files(engine, graph, tmp_path, monkeypatch):
     description = engine.with_name('m.engine.json')
     text, plan = description.read_text(), engine.read_bytes()
     engine.write_bytes(plan[:1000])
@@ -276,10 +413,18 @@ def test_damaged_files(engine, monkeypatch):
     ):
         Detector(engine)
     engine.write_bytes(b'x' * len(plan))
-    engine.write_bytes(plan.replace(b'["tensorrt"]', b'["tenserrt"]'))
+    with pytest.raises(
+        ValueError, match='m.engine is damaged, or another .* than m.engine.json tells of. Copy'
+    ):
+        Detector(engine)
+    open_runner(engine, onnx=graph, engine_cache=tmp_path / 'cache')
+    engine.write_bytes(plan)
+    forge(engine, b'["tensorrt"]', b'["tenserrt"]')
     with pytest.raises(ValueError, match='TensorRT 10.1 cannot run .* on Tesla T4.*: magic tag'):
         Detector(engine)
+    without = ''.join(line for line in text.splitlines(True) if '"size"' not in line)
     for bad, message in [
+        (without, 'does not state size. Build it again'),
         (text.replace('"format": 1', '"format": 9', 1), 'is of format 9, .* reads format 1'),
         ('{}', 'm.engine.json was not written by deim_mmdet'),
         ('[1]', 'm.engine.json was not written by deim_mmdet'),
@@ -299,8 +444,7 @@ def test_damaged_files(engine, monkeypatch):
 def test_rtx_says_why(graph, tmp_path, monkeypatch):
     install(monkeypatch, FakeCuda('RTX 3060', '8.6'), tensorrt_rtx='1.7')
     build_engine(graph, tmp_path / 'm.engine')
-    plan = (tmp_path / 'm.engine').read_bytes()
-    (tmp_path / 'm.engine').write_bytes(plan.replace(b'tensorrt_rtx', b'tensorrt_rty'))
+    forge(tmp_path / 'm.engine', b'tensorrt_rtx', b'tensorrt_rty')
     with pytest.raises(
         ValueError, match='on RTX 3060.*: version mismatch; magic tag does not match'
     ):
@@ -322,9 +466,17 @@ def test_no_gpu(engine, graph, tmp_path, monkeypatch):
         Detector(engine, device=1)
     monkeypatch.setitem(sys.modules, 'cuda.bindings', None)
     with pytest.raises(
-        ImportError, match="cuda-bindings is missing, .*: pip install 'cuda-bindings"
+        ImportError, match=r"cuda-bindings is missing, .*: pip install 'deim_mmdet\[tensorrt\]'"
     ):
         Detector(engine)
+
+
+def test_a_gpu_that_fails_is_no_place_for_an_engine(engine, monkeypatch):
+    cuda, _ = install(monkeypatch, tensorrt='10.1')
+    assert why_not_here(engine) is None
+    busy = cuda.cudaError_t.cudaErrorMemoryAllocation
+    monkeypatch.setattr(cuda, 'cudaSetDevice', lambda index: (busy,))
+    assert why_not_here(engine) == 'CUDA: cudaErrorMemoryAllocation: in words'
 
 
 # ---- which of them -------------------------------------------------------------------------------

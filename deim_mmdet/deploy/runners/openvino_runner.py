@@ -27,7 +27,7 @@ class OpenVINORunner(Runner):
     Raises:
         ImportError: OpenVINO is missing.
         ValueError: No such file, or none that ``tools/export.py`` of this version wrote; a .bin
-            that is damaged, or another's; a device that is not there.
+            that is damaged, or another's; a device that is not there; a graph in int8.
     """
 
     def __init__(
@@ -48,6 +48,12 @@ class OpenVINORunner(Runner):
                 f'name beside it): {_reason(error)}'
             ) from None
         self.metadata = Metadata.from_json(read_metadata(model), str(path))
+        if self.metadata.precision == 'int8':
+            raise ValueError(
+                f'{path} is in int8, which OpenVINO computes otherwise than its quantisation '
+                'means, and gets other boxes: run it with ONNX Runtime or TensorRT, or quantise '
+                "the float file with OpenVINO's own NNCF"
+            )
         if model.has_rt_info([WEIGHTS_KEY]):
             weights = path.with_suffix('.bin')
             if model.get_rt_info([WEIGHTS_KEY]).astype(str) != hash_of(weights):

@@ -10,13 +10,14 @@ import numpy as np
 from deim_mmdet.new_output import new_output
 
 from .. import tensorrt_api
-from ..cuda import Buffer, Stream, open_gpu, use
+from ..cuda import Buffer, GpuError, Stream, open_gpu, use
 from ..tensorrt_api import LOGGER, TensorRT
 from ..tensorrt_engine import (
     EngineInfo,
     Range,
     cached_engine,
     check_gpu,
+    check_graph,
     check_library,
     default_cache,
     read_engine,
@@ -41,7 +42,8 @@ class TensorRTRunner(Runner):
             of for the GPU at hand, which is kept.
         threads (int, optional): Not used.
         onnx (str | PathLike, optional): The graph, for an engine that does not run here: it is
-            built again then and kept, the file stays as it is. Defaults to None: refuse it.
+            built again then and kept, the file stays as it is. Another graph than that of the
+            engine is refused. Defaults to None: refuse the engine.
         engine_cache (str | PathLike, optional): Folder of what is built and compiled here. Defaults
             to ``~/.cache/deim_mmdet/engines``.
         shapes (Mapping[str, tuple[int, int, int]], optional): Smallest, best and largest size of
@@ -56,9 +58,10 @@ class TensorRTRunner(Runner):
 
     Raises:
         FileNotFoundError: There is no such file.
+        GpuError: The GPU fails.
         ImportError: TensorRT or cuda-bindings is missing.
         ValueError: No GPU; an engine that is damaged, without its description, or for another GPU
-            or version; a graph that TensorRT cannot build.
+            or version; a graph that TensorRT cannot build, or that is not the engine's.
     """
 
     device = 'cuda'
@@ -88,13 +91,15 @@ class TensorRTRunner(Runner):
                 if onnx is None:
                     raise
                 LOGGER.warning('%s', error)
+                check_graph(path, onnx)
                 path, trt, plan = build(onnx)
         self.metadata = self.info.metadata
         self.name = trt.name
         self.trt = trt
         self.cuda_graphs = cuda_graphs
         if self.metadata.batch_size is None:
-            self.largest_batch = self.info.shapes['images'][-1][0]
+            smallest, _, largest = self.info.shapes['images']
+            self.smallest_batch, self.largest_batch = smallest[0], largest[0]
         # TensorRT-RTX's, compiled for this GPU
         kernels = f'{path.stem}_{self.info.graph[:16]}_{slug(self.gpu.name)}.kernels'
         self._kernels = Path(engine_cache or default_cache(), kernels)
@@ -111,6 +116,7 @@ class TensorRTRunner(Runner):
         """Run the engine once.
 
         Raises:
+            GpuError: The GPU fails.
             TypeError: An input of another type.
             ValueError: An input that is missing, or of a shape that the engine was not built for.
         """
@@ -198,13 +204,15 @@ class TensorRTRunner(Runner):
         kernels = self._kernels.read_bytes() if self._kernels.is_file() else None
         context, cache = self.trt.create_context(self.engine, kernels, self.cuda_graphs)
         if context is None:
-            raise RuntimeError(f'{self.name}: {"; ".join(self._logger.errors)}')
+            self._fail('there is no room for another shape')
         for name, shape in shapes.items():
-            context.set_input_shape(name, shape)
+            if not context.set_input_shape(name, shape):
+                self._fail(f'{name} cannot be of shape {shape}')
         buffers = {}
         for name, dtype in self.types.items():
             buffers[name] = Buffer(tuple(context.get_tensor_shape(name)), dtype)
-            context.set_tensor_address(name, buffers[name].device)
+            if not context.set_tensor_address(name, buffers[name].device):
+                self._fail(f'{name} cannot be at its address')
         execution = Execution(context, buffers, self.stream, self._logger)
         # memory and kernels are settled in the first run, which cannot be captured
         execution.launch()
@@ -214,6 +222,9 @@ class TensorRTRunner(Runner):
         if cache is not None:
             self._keep(cache)
         return execution
+
+    def _fail(self, what: str) -> None:
+        raise GpuError(f'{self.name}: {what}. {"; ".join(self._logger.errors)}'.strip())
 
     def _keep(self, cache) -> None:
         """Compiled kernels for the next start; that they cannot be kept is no failure."""
@@ -252,12 +263,12 @@ class Execution:
         """Launch all kernels at once from now on."""
         try:
             self.graph = self.stream.capture(self._enqueue)
-        except RuntimeError as error:  # slower, and right
+        except GpuError as error:  # slower, and right
             LOGGER.warning('this engine cannot become a CUDA graph: %s', error)
 
     def _enqueue(self) -> None:
         if not self.context.execute_async_v3(int(self.stream.handle)):
-            raise RuntimeError(f'TensorRT: {"; ".join(self.logger.errors) or "the run failed"}')
+            raise GpuError(f'TensorRT: {"; ".join(self.logger.errors) or "the run failed"}')
 
 
 def choose(info: EngineInfo, flavour: Optional[str]) -> TensorRT:
