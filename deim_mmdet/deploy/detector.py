@@ -98,6 +98,11 @@ class Detector:
         """
         if isinstance(images, (np.ndarray, str, os.PathLike)):
             return self([images])[0]
+        if not isinstance(images, Sequence):
+            raise TypeError(
+                'an image is an array, uint8, (H, W, 3), BGR, or a file; several are a list of '
+                f'them; got {type(images).__name__}'
+            )
         return [found for batch in self._batches(images) for found in self._run(batch)]
 
     def preprocess(self, image: np.ndarray) -> Tuple[np.ndarray, Tuple[float, float]]:
@@ -202,6 +207,8 @@ class Detector:
             color, corner = COLORS[label % len(COLORS)], (float(box[0]), float(box[1]))
             pen.rectangle([float(side) for side in box], outline=color, width=line)
             text = f'{name} {score:.2f}'
+            over = pen.textbbox(corner, text)[2] - canvas.width
+            corner = (max(0.0, corner[0] - max(0.0, over)), corner[1])  # none is cut off
             pen.rectangle(pen.textbbox(corner, text), fill=color)
             pen.text(corner, text, fill='white')
         return np.ascontiguousarray(np.asarray(canvas)[..., ::-1])
@@ -212,8 +219,8 @@ def read_image(image: Image) -> np.ndarray:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise TypeError(
-                'an image must be uint8 of shape (H, W, 3), ordered BGR; got '
-                f'{image.dtype} of shape {image.shape}'
+                'an image must be uint8 of shape (H, W, 3), ordered BGR, several of them a list; '
+                f'got {image.dtype} of shape {image.shape}'
             )
         return image
     from PIL import Image as PillowImage

@@ -156,7 +156,10 @@ def candidate(
     """
     meta = runner.metadata
     if meta.hw != protocol.hw and not meta.dynamic_size:
-        raise ValueError(f'{name} takes images of {meta.hw}, the protocol has {protocol.hw}')
+        raise ValueError(
+            f'{name} takes images of {meta.hw}, the protocol has {protocol.hw}: '
+            f'--size {meta.hw[0]} {meta.hw[1]}'
+        )
     if meta.batch_size not in (None, protocol.batch_size):
         raise ValueError(
             f'{name} takes {meta.batch_size} images, the protocol has {protocol.batch_size}'
