@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deim_mmdet.deploy import tensorrt_api
 from deim_mmdet.deploy.cuda import Gpu
+from deim_mmdet.deploy.runners.openvino_runner import SETTINGS
 from deim_mmdet.deploy.runners.runner import import_backend
 from deim_mmdet.deploy.tensorrt_engine import (
     Graph,
@@ -104,9 +105,7 @@ class CurrentOpenVINOWrapper(BaseWrapper):
 
     def __init__(self, path: str, output_names: Optional[Sequence[str]] = None) -> None:
         openvino = import_backend('openvino')
-        # by themselves some CPUs take bfloat16, which has not enough bits for boxes
-        config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
-        compiled = openvino.Core().compile_model(path, 'CPU', config)
+        compiled = openvino.Core().compile_model(path, 'CPU', SETTINGS)
         self.request = compiled.create_infer_request()
         super().__init__(output_names or [output.any_name for output in compiled.outputs])
 

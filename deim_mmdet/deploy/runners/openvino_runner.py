@@ -13,6 +13,10 @@ from .runner import Runner, import_backend
 WEIGHTS_KEY = f'{KEY}_weights'
 
 
+# One image after the other. By themselves some CPUs take bfloat16, too few bits for boxes.
+SETTINGS = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
+
+
 class OpenVINORunner(Runner):
     """OpenVINO, one image after the other as fast as possible (its latency hint).
 
@@ -35,7 +39,7 @@ class OpenVINORunner(Runner):
         path: Union[str, os.PathLike],
         threads: Optional[int] = None,
         device: str = 'CPU',
-        inference_precision: str = 'f32',
+        inference_precision: str = SETTINGS['INFERENCE_PRECISION_HINT'],
     ) -> None:
         openvino = import_backend('openvino')
         path = Path(path)
@@ -61,7 +65,7 @@ class OpenVINORunner(Runner):
                     f'{weights} does not belong to {path}, or is damaged: take the two files that '
                     'were written together, or export the checkpoint again'
                 )
-        config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': inference_precision}
+        config = {**SETTINGS, 'INFERENCE_PRECISION_HINT': inference_precision}
         if threads is not None:
             config['INFERENCE_NUM_THREADS'] = threads
         try:
