@@ -5,6 +5,7 @@ from .channels_last_hook import ChannelsLastHook
 from .compile_hook import CompileHook
 from .dense_o2o_hook import DenseO2OHook
 from .flat_cosine_lr import FlatCosineLR
+from .fused_evaluation_hook import FusedEvaluationHook
 from .linear_warmup_lr import LinearWarmupLR
 from .load_weights_hook import LoadWeightsHook
 from .matching_stability_hook import MatchingStabilityHook
@@ -24,6 +25,7 @@ __all__ = [
     'CompileHook',
     'DenseO2OHook',
     'FlatCosineLR',
+    'FusedEvaluationHook',
     'LinearWarmupLR',
     'LoadWeightsHook',
     'MatchingStabilityHook',

@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -309,6 +310,79 @@ def test_metric_writes_the_category_ids_of_the_file(coco, tmp_path):
 def test_metric_of_a_set_without_objects_is_undefined(coco):
     scores = evaluate(CheckedCocoMetric(coco([])), ('cat', 'dog'), FOUND)
     assert scores['coco/bbox_mAP'] == -1.0
+
+
+def many_results(seed=0, images=24, classes=5):
+    """Truth and results with every kind of match: crowds, small ones, several for one object."""
+    rng = np.random.default_rng(seed)
+    truth, found = [], {}
+    for image_id in range(1, images + 1):
+        wh = np.exp(rng.normal(3, 1, (9, 2))).clip(2, 39)
+        boxes = np.concatenate([rng.random((9, 2)) * ((640, 480) - wh), wh], axis=1)
+        labels = rng.integers(classes, size=9)
+        for box, label in zip(boxes.tolist(), labels.tolist()):
+            truth.append(annotation(len(truth) + 1, box, image_id, label + 1))
+            truth[-1]['iscrowd'] = int(rng.random() < 0.05)
+        boxes = np.repeat(boxes, 2, axis=0)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes += rng.normal(0, 1.5, boxes.shape)
+        found[image_id] = list(zip(boxes.tolist(), np.repeat(labels, 2).tolist(), rng.random(18)))
+    changes = dict(
+        images=[
+            dict(id=i, file_name=f'{i}.jpg', width=640, height=480) for i in range(1, images + 1)
+        ],
+        categories=[dict(id=i + 1, name=f'class {i}') for i in range(classes)],
+    )
+    return truth, found, changes
+
+
+@pytest.mark.parametrize('metric', ['bbox', 'proposal'])
+def test_results_need_no_file(coco, metric):
+    truth, found, changes = many_results()
+    path = coco(truth, **changes)
+    classes = tuple(f'class {i}' for i in range(5))
+    options = dict(metric=metric, classwise=True)
+    ours = evaluate(CheckedCocoMetric(path, **options), classes, found)
+    theirs = evaluate(CocoMetric(path, **options), classes, found)
+    assert ours == pytest.approx(theirs, nan_ok=True) and len(ours) > 5
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_faster_engine_gives_the_same_numbers(coco, seed, monkeypatch):
+    pytest.importorskip('faster_coco_eval')
+    truth, found, changes = many_results(seed)
+    path = coco(truth, **changes)
+    classes = tuple(f'class {i}' for i in range(5))
+    stats, scores = [], []
+    for engine in ('pycocotools', 'faster_coco_eval'):
+        metric = CheckedCocoMetric(path, engine=engine, classwise=True)
+        make = metric._engine
+
+        def keep(*args, make=make):
+            stats.append(make(*args))
+            return stats[-1]
+
+        metric._engine = keep
+        scores.append(evaluate(metric, classes, found))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6, nan_ok=True)
+    slow, fast = (np.asarray(evaluator.stats[:12]) for evaluator in stats)
+    np.testing.assert_allclose(slow, fast, rtol=0, atol=1e-6)  # before they are rounded
+    assert 0.1 < slow[0] < 0.9
+
+
+def test_engine_that_is_not_there(coco, monkeypatch):
+    path = coco(TRUTH)
+    with pytest.raises(ValueError, match="engine must be 'pycocotools' or"):
+        CheckedCocoMetric(path, engine='cocotools')
+    monkeypatch.setitem(sys.modules, 'faster_coco_eval', None)
+    with pytest.raises(ImportError, match='pip install faster-coco-eval'):
+        CheckedCocoMetric(path, engine='faster_coco_eval')
+
+
+def test_one_way_to_be_faster(coco):
+    pytest.importorskip('faster_coco_eval')
+    with pytest.raises(ValueError, match='use_mp_eval=True'):
+        CheckedCocoMetric(coco(TRUTH), engine='faster_coco_eval', use_mp_eval=True)
 
 
 def test_metric_refuses_classes_that_match_nothing(coco):
