@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 from typing import Dict, List, Optional
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -13,6 +14,12 @@ from torch.utils.data import get_worker_info
 
 from .checks import find_image_damage
 
+REDUCED = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+}
+
 
 @TRANSFORMS.register_module()
 class LoadReadableImage(LoadImageFromFile):
@@ -24,22 +31,40 @@ class LoadReadableImage(LoadImageFromFile):
         unreadable (str): 'stop' raises an error that names the file; 'skip' returns None, for which
             a training data set draws another image. The skipped files are noted in ``skipped``,
             which worker processes share; ``UnreadableImagesHook`` reports them. Defaults to 'stop'.
+        reduce_to (int, optional): Decode a JPEG at 1/2, 1/4 or 1/8 of its size, the smallest whose
+            short side still has this many pixels, and scale the boxes in ``instances`` with it.
+            libjpeg then computes only those pixels: means of the blocks, nearly what shrinking
+            makes of the whole image, in a fraction of the time. For training, before
+            ``LoadAnnotations(with_bbox=True)``; masks and key points are taken out. A crop of a
+            reduced image has fewer pixels than one of the whole image: with crops down to 0.3
+            of a side that are drawn at 640 pixels, 2133 loses nothing, and 1280 some detail of the
+            smallest crops. Images whose size the data set does not tell stay whole. Defaults to
+            None.
         **kwargs: Arguments of ``LoadImageFromFile``.
 
     Raises:
         ValueError: When an image cannot be read and ``unreadable='stop'``.
     """
 
-    def __init__(self, unreadable: str = 'stop', **kwargs) -> None:
+    def __init__(self, unreadable: str = 'stop', reduce_to: Optional[int] = None, **kwargs) -> None:
         super().__init__(**kwargs)
         if unreadable not in ('stop', 'skip'):
             raise ValueError(f"unreadable must be 'stop' or 'skip', got {unreadable!r}.")
+        if reduce_to is not None:
+            if reduce_to < 1:
+                raise ValueError(f'reduce_to must be at least 1 pixel, got {reduce_to}.')
+            if self.imdecode_backend != 'cv2' or self.color_type != 'color':
+                raise ValueError(
+                    "reduce_to needs imdecode_backend='cv2' and color_type='color', got "
+                    f'{self.imdecode_backend!r} and {self.color_type!r}.'
+                )
         self.unreadable = unreadable
+        self.reduce_to = reduce_to
         self.skipped = SharedNotes()
 
     def transform(self, results: dict) -> Optional[dict]:
         path = results['img_path']
-        image, damage = self._load(path)
+        image, damage, factor = self._load(path, self._factor(results))
         if damage is not None:
             if self.unreadable == 'skip':
                 self.skipped.add(f'{path}: {damage}')
@@ -52,28 +77,56 @@ class LoadReadableImage(LoadImageFromFile):
             )
         results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        if factor > 1:
+            _reduce_instances(results, factor)
         return results
 
-    def _load(self, path: str):
-        """The image, or None and what is wrong with the file."""
+    def _factor(self, results: dict) -> int:
+        """The image may be decoded at one over this."""
+        sides = results.get('height'), results.get('width')
+        if self.reduce_to is None or None in sides:
+            return 1
+        return next((f for f in REDUCED if min(sides) / f >= self.reduce_to), 1)
+
+    def _load(self, path: str, factor: int):
+        """The image, or None; what is wrong with the file; and what it is reduced by."""
         try:
             data = read_bytes(path, backend_args=self.backend_args)
         except OSError as error:
-            return None, f'the file cannot be opened ({error.strerror or error})'
+            return None, f'the file cannot be opened ({error.strerror or error})', 1
+        if data[:2] != b'\xff\xd8':  # OpenCV reduces other formats after decoding them whole
+            factor = 1
         try:
             image = (
-                mmcv.imfrombytes(data, flag=self.color_type, backend=self.imdecode_backend)
+                mmcv.imfrombytes(
+                    data, flag=REDUCED.get(factor, self.color_type), backend=self.imdecode_backend
+                )
                 if data
                 else None
             )
         except Exception as error:  # every decoder has errors of its own
             image = None
             if find_image_damage(data, decoded=False) is None:
-                return None, f'the decoder failed ({error})'
-        return image, find_image_damage(data, image is not None)
+                return None, f'the decoder failed ({error})', 1
+        return image, find_image_damage(data, image is not None), factor
 
     def __repr__(self) -> str:
-        return f'{super().__repr__()[:-1]}, unreadable={self.unreadable!r})'
+        return (
+            f'{super().__repr__()[:-1]}, unreadable={self.unreadable!r}, '
+            f'reduce_to={self.reduce_to})'
+        )
+
+
+def _reduce_instances(results: dict, factor: int) -> None:
+    """Boxes for an image at one over ``factor``. libjpeg rounds sides up, so a pixel stands for
+    exactly ``factor`` of the original, whatever the size."""
+    results['instances'] = [
+        dict(
+            {key: value for key, value in instance.items() if key not in ('mask', 'keypoints')},
+            bbox=[side / factor for side in instance['bbox']],
+        )
+        for instance in results.get('instances', [])
+    ]
 
 
 class SharedNotes:

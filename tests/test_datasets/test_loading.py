@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import TRANSFORMS
 from torch.utils.data import DataLoader
 
 from deim_mmdet.datasets import (
@@ -245,3 +246,86 @@ def test_check_image_file_in_a_test_pipeline(tmp_path):
     assert check(dict(img_path=str(whole), img=1))['img'] == 1
     with pytest.raises(ValueError, match='b.jpg: the JPEG is truncated'):
         check(dict(img_path=str(cut), img=1))
+
+
+# Reduced decoding
+# ------------------------------------------------------------------------------------------------
+
+
+def smooth(hw, phase=0.0):
+    y, x = np.mgrid[: hw[0], : hw[1]]
+    waves = [np.sin(x / 17 + phase), np.cos(y / 13), np.sin((x + y) / 23)]
+    return (127 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    'hw, reduce_to, factor',
+    [
+        ((96, 160), None, 1),
+        ((96, 160), 97, 1),  # smaller already
+        ((96, 160), 49, 1),  # one half has 48
+        ((96, 160), 48, 2),
+        ((97, 161), 24, 4),  # sides that no factor divides
+        ((96, 160), 1, 8),  # libjpeg knows no more
+    ],
+)
+def test_jpegs_are_decoded_as_small_as_allowed(tmp_path, hw, reduce_to, factor):
+    path = str(tmp_path / 'a.jpg')
+    cv2.imwrite(path, smooth(hw), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    instance = dict(bbox=[8, 16, 40, 64], bbox_label=1, ignore_flag=0, mask=[[1, 2, 3]])
+    info = dict(img_path=path, height=hw[0], width=hw[1], instances=[instance])
+    before = copy.deepcopy(info)
+    results = LoadReadableImage(reduce_to=reduce_to)(info)
+
+    assert results['img'].shape[:2] == tuple(-(-side // factor) for side in hw)
+    assert results['img_shape'] == results['ori_shape'] == results['img'].shape[:2]
+    box = [side / factor for side in (8, 16, 40, 64)]
+    assert results['instances'][0]['bbox'] == box
+    assert ('mask' in results['instances'][0]) == (factor == 1)
+    assert before['instances'] == [instance]  # what came in is as it was
+    # a pixel is the mean of its block, to three of 255 levels; the last one may stand for a part
+    whole = cv2.imread(path)[: hw[0] // factor * factor, : hw[1] // factor * factor]
+    blocks = whole.reshape(hw[0] // factor, factor, hw[1] // factor, factor, 3).mean(axis=(1, 3))
+    small = results['img'][: blocks.shape[0], : blocks.shape[1]]
+    assert np.abs(small - blocks).mean() < 1.5 and np.abs(small - blocks).max() < 16
+
+
+def test_what_cannot_be_reduced_stays_whole(tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), smooth((96, 160)))
+    cv2.imwrite(str(tmp_path / 'a.jpg'), smooth((96, 160)))
+    load = LoadReadableImage(reduce_to=10)
+    box = dict(bbox=[8, 16, 40, 64])
+    png = dict(img_path=str(tmp_path / 'a.png'), height=96, width=160, instances=[dict(box)])
+    unknown = dict(img_path=str(tmp_path / 'a.jpg'), instances=[dict(box)])
+    for results in (load(png), load(unknown)):
+        assert results['img'].shape == (96, 160, 3) and results['instances'] == [box]
+    with pytest.raises(ValueError, match='reduce_to must be at least 1'):
+        LoadReadableImage(reduce_to=0)
+    with pytest.raises(ValueError, match="needs imdecode_backend='cv2'"):
+        LoadReadableImage(reduce_to=640, imdecode_backend='pillow')
+
+
+def test_reduced_images_end_where_whole_ones_do(tmp_path):
+    """Drawn at one size, the picture and its boxes are the same."""
+    hw = (384, 512)
+    path = str(tmp_path / 'a.jpg')
+    cv2.imwrite(path, smooth(hw), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    annotations = TRANSFORMS.build(dict(type='LoadAnnotations', with_bbox=True))
+    # Pillow averages when it makes images smaller
+    resize = dict(type='Resize', scale=(96, 96), keep_ratio=False, backend='pillow')
+    draw = TRANSFORMS.build(resize)
+    drawn = []
+    for reduce_to in (None, 96):
+        instance = dict(bbox=[50.0, 60.0, 301.0, 299.0], bbox_label=0, ignore_flag=0)
+        info = dict(img_path=path, height=hw[0], width=hw[1], instances=[instance])
+        drawn.append(draw(annotations(LoadReadableImage(reduce_to=reduce_to)(info))))
+    whole, reduced = drawn
+    torch.testing.assert_close(reduced['gt_bboxes'].tensor, whole['gt_bboxes'].tensor)
+    assert np.abs(whole['img'].astype(int) - reduced['img']).mean() < 1.5
+
+
+def test_damage_is_found_in_reduced_images(tmp_path):
+    path = tmp_path / 'a.jpg'
+    path.write_bytes(jpeg(hw=(96, 160))[:-200])
+    with pytest.raises(ValueError, match='the JPEG is truncated'):
+        LoadReadableImage(reduce_to=10)(dict(img_path=str(path), height=96, width=160))

@@ -170,9 +170,9 @@ def test_photometric_distortion_happens_in_order(monkeypatch):
     order = []
     for name in ('brightness', 'contrast', 'saturation'):
         monkeypatch.setattr(
-            photometric, f'change_{name}', lambda img, _, name=name: order.append(name) or img
+            photometric, f'change_{name}', lambda img, _, out, name=name: order.append(name) or img
         )
-    monkeypatch.setattr(photometric, 'turn_hue', lambda img, _: order.append('hue') or img)
+    monkeypatch.setattr(photometric, 'turn_hue', lambda img, *_: order.append('hue') or img)
     seen = set()
     for _ in range(20):
         order.clear()

@@ -9,7 +9,7 @@ loading = [
 train_pipeline = [
     dict(type='DenseO2O', mosaic_prob=0.5),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
-    dict(type='RandomFlip', prob=0.5),
+    dict(type='ContiguousFlip', prob=0.5),
     dict(type='Resize', scale=image_hw[::-1], keep_ratio=False),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
     dict(

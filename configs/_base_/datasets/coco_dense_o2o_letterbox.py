@@ -8,7 +8,7 @@ grey = (114, 114, 114)
 train_pipeline = [
     dict(type='DenseO2O', mosaic_prob=0.5),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
-    dict(type='RandomFlip', prob=0.5),
+    dict(type='ContiguousFlip', prob=0.5),
     dict(type='Resize', scale=image_hw[::-1], keep_ratio=True),
     dict(type='Pad', size=image_hw[::-1], pad_val=dict(img=grey)),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),

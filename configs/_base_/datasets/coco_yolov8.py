@@ -25,7 +25,7 @@ train_pipeline = [
     ),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1), keep_empty=False),
     dict(type='YOLOXHSVRandomAug'),
-    dict(type='RandomFlip', prob=0.5),
+    dict(type='ContiguousFlip', prob=0.5),
     # a mosaic has this size already
     dict(type='Resize', scale=image_hw[::-1], keep_ratio=True),
     dict(type='Pad', size=image_hw[::-1], pad_val=dict(img=grey)),
