@@ -1,0 +1,175 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""Memory and time of the annotations of a large data set, with and without worker processes.
+
+python tools/benchmark_annotations.py
+
+Writes an annotation file of the size of COCO train2017 (118,287 images, 860,001 boxes) into a
+temporary folder, and reads the annotations of every image once: in one process, then through worker
+processes. Memory is the sum of the proportional set sizes (PSS, /proc/PID/smaps_rollup) of all
+processes, in which a page that N processes share counts 1/N for each: what the whole takes.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import List
+
+import numpy as np
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog=__doc__.split('\n\n', 2)[2]
+    )
+    parser.add_argument('--images', type=int, default=118_287)
+    parser.add_argument('--boxes', type=int, default=860_001)
+    parser.add_argument('--workers', type=int, default=4)
+    parser.add_argument(
+        '--dataset',
+        nargs='+',
+        default=['CheckedCocoDataset', 'CocoDataset'],
+        help='types of data sets to compare',
+    )
+    parser.add_argument(
+        '--objects',
+        action='store_true',
+        help='with Python objects instead of arrays as well (serialize_data=False)',
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        ann_file = write_annotations(Path(folder), args.images, args.boxes)
+        size = ann_file.stat().st_size / 1e6
+        print(f'{args.images} images, {args.boxes} boxes, file of {size:.0f} MB')
+        print(
+            f'{"":34}{"load":>8}{"1 process":>12}{f"{args.workers} workers":>12}{"ratio":>7}'
+            f'{"an image":>11}'
+        )
+        for kind in args.dataset:
+            for arrays in (True, False) if args.objects else (True,):
+                # a process of its own: memory that was freed stays with a process for a while
+                context = multiprocessing.get_context('spawn')
+                ends = context.Pipe(duplex=False)
+                process = context.Process(
+                    target=measure, args=(kind, str(ann_file), arrays, args.workers, ends[1])
+                )
+                process.start()
+                ends[1].close()
+                found = ends[0].recv()
+                process.join()
+                name = kind if arrays else f'{kind}, objects'
+                print(
+                    f'{name:34}{found["load"]:6.1f} s{found["alone"]:9.0f} MB'
+                    f'{found["together"]:9.0f} MB{found["together"] / found["alone"]:7.2f}'
+                    f'{1e6 * found["each"]:8.0f} µs'
+                )
+
+
+def write_annotations(folder: Path, num_images: int, num_boxes: int) -> Path:
+    """A COCO-format file: 640 x 480 pixels, 80 classes, boxes at random, polygons of 12 points."""
+    rng = np.random.default_rng(0)
+    images = [
+        dict(
+            id=i,
+            file_name=f'{i:012d}.jpg',
+            width=640,
+            height=480,
+            license=1,
+            coco_url=f'http://images.cocodataset.org/train2017/{i:012d}.jpg',
+        )
+        for i in range(1, num_images + 1)
+    ]
+    wh = np.exp(rng.normal(4.0, 0.9, (num_boxes, 2))).clip(4, 400).round(2)
+    xy = (rng.random((num_boxes, 2)) * ((640, 480) - wh)).round(2)
+    turns = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+    outline = np.stack([np.cos(turns), np.sin(turns)], axis=-1) / 2 + 0.5
+    image_ids = rng.integers(1, num_images + 1, num_boxes)
+    annotations = []
+    for i in range(num_boxes):
+        polygon = (xy[i] + outline * wh[i]).round(2).ravel().tolist()
+        annotations.append(
+            dict(
+                id=i + 1,
+                image_id=int(image_ids[i]),
+                category_id=1 + i % 80,
+                bbox=[*xy[i].tolist(), *wh[i].tolist()],
+                area=float(wh[i].prod()),
+                iscrowd=0,
+                segmentation=[polygon],
+            )
+        )
+    categories = [dict(id=i + 1, name=f'class {i + 1}') for i in range(80)]
+    path = folder / 'annotations.json'
+    content = dict(images=images, annotations=annotations, categories=categories)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def measure(kind: str, ann_file: str, arrays: bool, workers: int, answer) -> None:
+    """Sends the seconds to load, MB alone and with workers, and seconds per image."""
+    import logging
+
+    import torch
+    from mmengine.registry import init_default_scope
+
+    import deim_mmdet  # noqa: F401
+    from mmdet.registry import DATASETS  # isort: skip  (needs the package with mmcv-lite)
+
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    init_default_scope('mmdet')
+    start = time.perf_counter()
+    dataset = DATASETS.build(
+        dict(
+            type=kind,
+            ann_file=ann_file,
+            data_prefix=dict(img='none://'),  # an address: no image file is looked for
+            metainfo=dict(classes=tuple(f'class {i + 1}' for i in range(80))),
+            serialize_data=arrays,
+            pipeline=[dict(type='LoadAnnotations', with_bbox=True)],
+        )
+    )
+    load = time.perf_counter() - start
+
+    start = time.process_time()
+    for i in range(0, len(dataset), 10):
+        dataset[i]
+    each = (time.process_time() - start) / len(range(0, len(dataset), 10))
+    alone = proportional_mb([os.getpid()])
+
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=64,
+        num_workers=workers,
+        shuffle=True,
+        collate_fn=len,
+        multiprocessing_context='fork',
+        persistent_workers=True,
+    )
+    for _ in loader:
+        pass
+    children = [process.pid for process in multiprocessing.active_children()]
+    assert len(children) == workers
+    together = proportional_mb([os.getpid(), *children])
+    answer.send(dict(load=load, alone=alone, together=together, each=each))
+
+
+def proportional_mb(pids: List[int]) -> float:
+    """Sum of the proportional set sizes of processes, in MB."""
+    total = 0
+    for pid in pids:
+        for line in Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines():
+            if line.startswith('Pss:'):
+                total += int(line.split()[1])
+    return total * 1024 / 1e6
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,301 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""Images per second through a training pipeline, from JPEG files, and the time by transform.
+
+python tools/benchmark_loader.py configs/deim/deim_dfine_hgnetv2-l_8xb4-58e_coco.py
+    --peer-python ~/venv-torchvision/bin/python
+
+Pictures like those of COCO (640 x 480 pixels, about 160 kB, 7 objects) are made in a temporary
+folder. Every stage of Dense O2O is timed in one process on one thread, in seconds of CPU, which
+other programs on the machine hardly change; then the data loader with its worker processes. With
+--peer-python, an interpreter that has torch and torchvision, the published order of transforms runs
+next to it on the same files, a block of images here, a block there.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from functools import wraps
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+GRAIN = 7.0  # standard deviation of noise, which brings the files to the size of COCO's
+JPEG_QUALITY = 93
+BLOCK = 50  # images in one turn of either side
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog=__doc__.split('\n\n', 2)[2]
+    )
+    parser.add_argument('config', help='config file whose training pipeline is timed')
+    parser.add_argument('--images', type=int, default=200, help='timed samples of each stage')
+    parser.add_argument('--files', type=int, default=100, help='different pictures')
+    parser.add_argument(
+        '--picture-wh', type=int, nargs=2, default=[640, 480], help='width and height of a picture'
+    )
+    parser.add_argument('--folder', type=Path, help='keep the pictures here, and use them again')
+    parser.add_argument(
+        '--reduce-to', type=int, help='of LoadReadableImage: short side to decode JPEGs to'
+    )
+    parser.add_argument('--workers', type=int, nargs='*', default=[1, 2])
+    parser.add_argument('--peer-python', help='interpreter that has torch and torchvision')
+    parser.add_argument('--peer-images-as', choices=['pil', 'tensor'], default='pil')
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    config = Config.fromfile(args.config)
+    init_default_scope(config.get('default_scope', 'mmdet'))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.folder or Path(scratch) / 'pictures'
+        if not folder.exists():
+            make_pictures(folder, args.files, args.picture_wh)
+        sizes = [file.stat().st_size for file in (folder / 'images').iterdir()]
+        print(
+            f'{args.config}\n{len(sizes)} pictures of {statistics.mean(sizes) / 1000:.0f} kB, '
+            f'OpenCV {cv2.__version__}, torch {torch.__version__}'
+        )
+        loader_config = point_at(config, folder, args.reduce_to)
+        peer = None
+        if args.peer_python:
+            height, width = find_size(loader_config)
+            if height != width:
+                raise SystemExit(f'The published pipeline makes squares, not {height} x {width}.')
+            peer = Peer(args.peer_python, folder, width, args.peer_images_as)
+            print(f'peer: {peer.versions}, images as {args.peer_images_as}')
+        compare_stages(loader_config, args.images, peer)
+        for workers in args.workers:
+            rate = time_workers(loader_config, workers, args.images)
+            print(f'{workers} workers: {rate:.0f} images/s on the clock')
+
+
+# ------------------------------------------------------------------------------- pictures
+
+
+def make_pictures(folder: Path, count: int, wh) -> None:
+    """Writes ``images/*.jpg``, one in four upright, and ``annotations.json`` (COCO format)."""
+    from deim_mmdet.datasets.digits_in_scenes import (
+        draw_background,
+        find_photographs,
+        read_photograph,
+    )
+
+    rng = np.random.default_rng(0)
+    photographs = [read_photograph(path) for path in find_photographs()]
+    images, annotations = [], []
+    (folder / 'images').mkdir(parents=True)
+    for index in range(count):
+        width, height = wh if index % 4 else wh[::-1]
+        picture = draw_background(rng, photographs[index % len(photographs)], (height, width))
+        grain = rng.normal(0, GRAIN, (height, width, 1))
+        picture = np.clip(picture + grain, 0, 255).astype(np.uint8)
+        name = f'{index:06d}.jpg'
+        _, data = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        (folder / 'images' / name).write_bytes(data.tobytes())
+        images.append(dict(id=index + 1, file_name=name, width=width, height=height))
+        for _ in range(1 + rng.poisson(6.3)):  # 7.3 on COCO
+            w, h = np.minimum(np.exp(rng.normal(4.0, 0.9, 2)), (width - 2, height - 2))
+            x, y = rng.uniform(0, (width - w, height - h))
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=index + 1,
+                    category_id=int(rng.integers(80)) + 1,
+                    bbox=[float(x), float(y), float(w), float(h)],
+                    area=float(w * h),
+                    iscrowd=0,
+                )
+            )
+    categories = [dict(id=i + 1, name=f'class {i + 1}') for i in range(80)]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (folder / 'annotations.json').write_text(json.dumps(content))
+
+
+def point_at(config: Config, folder: Path, reduce_to: Optional[int] = None) -> dict:
+    """The training data loader of a config, on the pictures."""
+    from deim_mmdet.datasets.config_checks import find_datasets, use_coco_files
+
+    ann_file = str(folder / 'annotations.json')
+    config = use_coco_files(config, ann_file, ann_file, str(folder / 'images'))
+    for dataset in find_datasets(config.train_dataloader.dataset):
+        for step in dataset.pipeline:
+            if step.type == 'LoadReadableImage':
+                step.reduce_to = reduce_to
+    return config.train_dataloader
+
+
+def find_size(loader_config: dict):
+    """Height and width of what the pipeline makes."""
+    return tuple(Runner.build_dataloader(dict(loader_config)).dataset[0]['inputs'].shape[-2:])
+
+
+# ------------------------------------------------------------------------------------ timing
+
+
+def compare_stages(loader_config: dict, images: int, peer: Optional['Peer']) -> None:
+    """Prints a table for each stage of Dense O2O, or one if the pipeline has none."""
+    from deim_mmdet.datasets.transforms import DenseO2O, DenseO2OStage
+    from deim_mmdet.engine.dense_o2o_hook import find_transforms
+
+    dataset = Runner.build_dataloader(dict(loader_config)).dataset
+    clock = TransformClock(dataset)
+    switches = list(find_transforms(dataset, DenseO2O))
+    stages = {
+        'mosaic': DenseO2OStage.MOSAIC,
+        'classic': DenseO2OStage.CLASSIC,
+        'plain': DenseO2OStage.PLAIN_END,
+    }
+    for name, stage in stages.items():
+        for switch in switches:
+            switch.stage = stage
+        for i in range(3):
+            dataset[i]
+        clock.seconds.clear()
+        ours, theirs, steps = [], [], defaultdict(list)
+        for seed in range(max(1, images // BLOCK)):
+            np.random.seed(seed)
+            start = time.process_time()
+            for i in range(BLOCK):
+                dataset[i % len(dataset)]
+            ours.append((time.process_time() - start) / BLOCK)
+            if peer:
+                answer = peer.run(BLOCK, name, seed)
+                theirs.append(answer['cpu_s'] / BLOCK)
+                for step, ms in answer['ms'].items():
+                    steps[step].append(ms)
+        total = len(ours) * BLOCK
+        print(f'\nstage {name}: {describe(ours)}')
+        print_times({step: 1000 * s / total for step, s in clock.seconds.items()})
+        if peer:
+            print(f'  peer: {describe(theirs)}')
+            print_times({step: sum(ms) / len(theirs) for step, ms in steps.items()})
+            print(f'  {statistics.mean(theirs) / statistics.mean(ours):.2f} times the peer')
+        if not switches:
+            break
+    clock.stop()
+
+
+def describe(seconds: List[float]) -> str:
+    mean = statistics.mean(seconds)
+    return f'{1000 * mean:.2f} ms of CPU per image, {1 / mean:.0f} images/s per core'
+
+
+def print_times(ms: Dict[str, float]) -> None:
+    for step, value in sorted(ms.items(), key=lambda item: -item[1]):
+        print(f'    {step:22}{value:8.2f} ms')
+
+
+def time_workers(loader_config: dict, workers: int, images: int) -> float:
+    """Images per second of the data loader, its processes running already."""
+    config = dict(loader_config, num_workers=workers, persistent_workers=workers > 0)
+    if not workers:
+        config.pop('persistent_workers')
+    loader = Runner.build_dataloader(config, seed=0)
+    seen, start = 0, None
+    while seen < images:
+        for batch in loader:
+            if start is None:
+                start = time.perf_counter()  # the first batch waits for the processes
+            else:
+                seen += len(batch['inputs'])
+    return seen / (time.perf_counter() - start)
+
+
+class TransformClock:
+    """Adds up seconds of CPU by transform; what one spends inside another is the other's.
+
+    Args:
+        dataset: Data set, with data sets and pipelines inside.
+    """
+
+    def __init__(self, dataset):
+        from mmcv.transforms import BaseTransform
+
+        from deim_mmdet.engine.dense_o2o_hook import find_transforms
+
+        self.seconds = defaultdict(float)
+        self._inner = []
+        self._wrapped = []
+        for transform in find_all(dataset, BaseTransform, find_transforms):
+            self._wrap(transform)
+
+    def _wrap(self, transform) -> None:
+        original, name = transform.transform, type(transform).__name__
+
+        @wraps(original)
+        def timed(*args, **kwargs):
+            self._inner.append(0.0)
+            start = time.process_time()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                total = time.process_time() - start
+                self.seconds[name] += total - self._inner.pop()
+                if self._inner:
+                    self._inner[-1] += total
+
+        transform.transform = timed
+        self._wrapped.append(transform)
+
+    def stop(self) -> None:
+        for transform in self._wrapped:
+            del transform.transform
+
+
+def find_all(dataset, kind: type, find_transforms) -> list:
+    """All transforms, those inside other transforms, too."""
+    found, todo = [], list(find_transforms(dataset, kind))
+    while todo:
+        transform = todo.pop(0)
+        if transform in found:
+            continue
+        found.append(transform)
+        for inner in vars(transform).values():
+            if isinstance(inner, (list, tuple)):
+                todo += [item for item in inner if isinstance(item, kind)]
+    return found
+
+
+class Peer:
+    """tools/benchmark_loader_peer.py in another interpreter."""
+
+    def __init__(self, python: str, folder: Path, size: int, images_as: str):
+        script = Path(__file__).with_name('benchmark_loader_peer.py')
+        command = [python, str(script), str(folder), '--size', str(size), '--images-as', images_as]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.versions = self._read()
+
+    def run(self, images: int, stage: str, seed: int) -> dict:
+        request = dict(images=images, stage=stage, seed=seed)
+        self._process.stdin.write(json.dumps(request) + '\n')
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(
+                f'The peer ended with {self._process.wait()}; its error is above. It needs torch, '
+                'torchvision and Pillow.'
+            )
+        return json.loads(line)
+
+
+if __name__ == '__main__':
+    main()
