@@ -13,6 +13,7 @@ from .detector import Detector
 from .latency import Candidate, Protocol, Timer, host_timer
 from .metadata import KEY
 from .runners import Runner, open_runner
+from .runners.onnxruntime_runner import open_session
 from .runners.openvino_runner import OpenVINORunner
 
 TITLES = dict(onnxruntime='ONNX Runtime', openvino='OpenVINO', tensorrt='TensorRT')
@@ -112,15 +113,6 @@ def read_onnx(path: Union[str, os.PathLike]):
 def is_foreign(path: Union[str, os.PathLike]) -> bool:
     """Whether an ONNX file was written by another exporter than ``tools/export.py``."""
     return KEY not in [entry.key for entry in read_onnx(path).metadata_props]
-
-
-def open_session(model: bytes, threads: int):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
 
 
 def foreign_input(name: str, value, protocol: Protocol) -> np.ndarray:

@@ -6,6 +6,8 @@ from typing import Callable, Dict, Iterable, Sequence
 import numpy as np
 import onnx
 
+from ..runners.onnxruntime_runner import open_session
+
 BINS = 2048
 # int8 without -128, so that zero lies in the middle.
 LEVELS = 127
@@ -107,18 +109,12 @@ def observe(
     Raises:
         ValueError: ``feeds`` is empty.
     """
-    import onnxruntime
-
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
     del opened.graph.output[:]
     for name in names:
         opened.graph.output.add(name=name)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        opened.SerializeToString(), options, providers=['CPUExecutionProvider']
-    )
+    session = open_session(opened.SerializeToString())
     seen = {name: Magnitudes() for name in names}
     runs = 0
     for feed in feeds:

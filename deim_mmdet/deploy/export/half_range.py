@@ -3,9 +3,9 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper
 
+from ..runners.onnxruntime_runner import open_session
 from .graph import Graph, Node
 from .half import FLOAT, HALF
 
@@ -39,10 +39,6 @@ def largest_half_values(
         graph.outputs.append(helper.make_tensor_value_info(largest, FLOAT, ()))
     if not values:
         return []
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        graph.to_model().SerializeToString(), options, providers=['CPUExecutionProvider']
-    )
+    session = open_session(graph.to_model().SerializeToString())
     found = zip(map(float, session.run(None, feeds)), values)
     return sorted(found, key=lambda pair: -np.nan_to_num(pair[0], nan=np.inf, posinf=np.inf))

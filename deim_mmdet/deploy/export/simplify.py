@@ -15,9 +15,9 @@ from typing import Callable, Dict, List, Optional
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper
 
+from ..runners.onnxruntime_runner import open_session
 from .graph import Graph, Node, is_known
 
 # Rounds of passes: each opens the way for others; the models here need three or four.
@@ -216,13 +216,7 @@ _RANDOM = ('RandomNormal', 'RandomUniform', 'RandomNormalLike', 'RandomUniformLi
 
 
 def _run(model: onnx.ModelProto, outputs: List[str]) -> List[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=['CPUExecutionProvider']
-    )
-    return session.run(outputs, {})
+    return open_session(model.SerializeToString(), optimized=False).run(outputs, {})
 
 
 # ---- operators that do nothing ------------------------------------------------------------------

@@ -38,14 +38,8 @@ class OnnxRuntimeRunner(Runner):
                 f'this build of ONNX Runtime has no {", ".join(missing)}, but '
                 f'{", ".join(available)}'
             )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=list(providers)
-            )
+            self.session = open_session(path, threads, providers)
         except Exception as error:  # ONNX Runtime has a class of its own for each kind of failure
             raise ValueError(f'{path} is no ONNX file that ONNX Runtime can run: {error}') from None
         text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
@@ -55,3 +49,33 @@ class OnnxRuntimeRunner(Runner):
 
     def run(self, feeds: Dict[str, np.ndarray]) -> List[np.ndarray]:
         return self.session.run(None, feeds)
+
+
+def open_session(
+    model: Union[bytes, str, os.PathLike],
+    threads: Optional[int] = None,
+    providers: Sequence[str] = ('CPUExecutionProvider',),
+    optimized: bool = True,
+):
+    """A session of ONNX Runtime, whose warnings nobody can act on: only errors are printed.
+
+    Args:
+        model (bytes | str | PathLike): The graph, or its file.
+        threads, providers: As for :class:`OnnxRuntimeRunner`.
+        optimized (bool): Whether the graph is rewritten before it runs. Defaults to True.
+
+    Returns:
+        InferenceSession: The session.
+
+    Raises:
+        ImportError: ONNX Runtime is missing.
+    """
+    onnxruntime = import_backend('onnxruntime')
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    model = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(model, options, providers=list(providers))
