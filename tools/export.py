@@ -330,7 +330,8 @@ def report_range(model, exported, image: np.ndarray) -> None:
 
 
 def write_tensorrt(graph: Path, out: Path, args, check) -> None:
-    from deim_mmdet.deploy.tensorrt_engine import build_engine, why_not_here
+    from deim_mmdet.deploy.tensorrt_build import build_engine
+    from deim_mmdet.deploy.tensorrt_file import why_not_here
 
     def check_engine(engine: Path) -> None:
         reason = why_not_here(engine)
@@ -361,7 +362,7 @@ def refuse_target(args) -> None:
 
         import_backend('openvino')
     if args.backend == 'tensorrt':
-        from deim_mmdet.deploy.tensorrt_engine import choose_target
+        from deim_mmdet.deploy.tensorrt_build import choose_target
 
         trt, _, _ = choose_target(args.flavour, args.compute_capability)
         if trt.is_rtx and args.timing_cache:
@@ -378,17 +379,17 @@ def refuse_target(args) -> None:
 def refuse_engine(args, detector, options, metadata) -> None:
     """Refuse what no engine can be built of, before the graph is made."""
     from deim_mmdet.deploy.export.onnx_export import dynamic_axes, example_inputs
-    from deim_mmdet.deploy.tensorrt_engine import TURING, Graph, choose_target, input_shapes
+    from deim_mmdet.deploy.tensorrt_build import (
+        Graph,
+        choose_target,
+        input_shapes,
+        refuse_single_products,
+    )
 
     trt, _, capabilities = choose_target(args.flavour, args.compute_capability)
     # YOLOv8 may consist of convolutions alone
-    is_single = not (args.fp16 or args.int8_matmul or isinstance(detector, YOLOv8))
-    if trt.is_rtx and TURING in capabilities and is_single:
-        raise ValueError(
-            f'{trt.name} multiplies no float32 matrices on compute capability {TURING} (Turing, as '
-            f'the T4), {type(detector).__name__} does: export with --fp16, or build with TensorRT '
-            'on that GPU'
-        )
+    if not (args.fp16 or args.int8_matmul or isinstance(detector, YOLOv8)):
+        refuse_single_products(trt, capabilities, f'{type(detector).__name__} does')
     names = ('images', 'original_hw')
     axes = dynamic_axes(options, names)
     inputs = {

@@ -20,14 +20,13 @@ from deim_mmdet.deploy import (  # noqa: E402
     export_onnx,
     tensorrt_api,
 )
-from deim_mmdet.deploy.tensorrt_engine import (  # noqa: E402
-    EngineInfo,
+from deim_mmdet.deploy.tensorrt_build import (  # noqa: E402
     build_engine,
-    default_cache,
     input_shapes,
-    read_engine,
     read_graph,
 )
+from deim_mmdet.deploy.tensorrt_cache import default_cache  # noqa: E402
+from deim_mmdet.deploy.tensorrt_file import EngineInfo, read_engine  # noqa: E402
 from tests.test_deploy.models import ATTO, config_of, detector_of, random_detector  # noqa: E402
 
 HW = (192, 192)

@@ -23,17 +23,15 @@ from deim_mmdet.deploy import (  # noqa: E402
     export_onnx,
     open_runner,
     tensorrt_api,
-    tensorrt_engine,
+    tensorrt_build,
+    tensorrt_cache,
 )
 from deim_mmdet.deploy.cuda import Gpu, GpuError  # noqa: E402
 from deim_mmdet.deploy.parity import compare  # noqa: E402
 from deim_mmdet.deploy.runners import tensorrt_runner  # noqa: E402
-from deim_mmdet.deploy.tensorrt_engine import (  # noqa: E402
-    build_engine,
-    cached_engine,
-    read_engine,
-    why_not_here,
-)
+from deim_mmdet.deploy.tensorrt_build import build_engine  # noqa: E402
+from deim_mmdet.deploy.tensorrt_cache import cached_engine  # noqa: E402
+from deim_mmdet.deploy.tensorrt_file import read_engine, why_not_here  # noqa: E402
 from tests.test_deploy.fake_tensorrt import FakeCuda, install  # noqa: E402
 from tests.test_deploy.models import ATTO, config_of, detector_of, images  # noqa: E402
 from tests.test_models.parity import ROOT  # noqa: E402
@@ -124,14 +122,14 @@ def test_a_damaged_engine_in_the_cache_is_built_again(graph, tmp_path, monkeypat
 def test_an_engine_is_built_once_at_a_time(graph, tmp_path, monkeypatch):
     """Of two that need it at once, one waits and takes what the other built."""
     _, modules = install(monkeypatch, tensorrt='10.1')
-    real, building = tensorrt_engine.build_plan, threading.Event()
+    real, building = tensorrt_build.build_plan, threading.Event()
 
     def slowly(*args):
         building.set()
         time.sleep(0.5)
         return real(*args)
 
-    monkeypatch.setattr(tensorrt_engine, 'build_plan', slowly)
+    monkeypatch.setattr(tensorrt_build, 'build_plan', slowly)
     gpu, paths = Gpu(0, 'Tesla T4', '7.5'), []
 
     def build():
@@ -153,7 +151,7 @@ def test_an_engine_that_is_there_needs_no_lock(graph, tmp_path, monkeypatch):
     install(monkeypatch, tensorrt='10.1')
     gpu = Gpu(0, 'Tesla T4', '7.5')
     path = cached_engine(graph, gpu, tmp_path)
-    monkeypatch.setattr(tensorrt_engine, 'locked', None)
+    monkeypatch.setattr(tensorrt_cache, 'locked', None)
     assert cached_engine(graph, gpu, tmp_path) == path
 
 
@@ -184,8 +182,8 @@ def test_a_damaged_timing_cache_of_ours_is_measured_again(graph, tmp_path, monke
 
 def test_a_graph_that_cannot_be_built(graph, tmp_path, monkeypatch):
     install(monkeypatch, tensorrt='10.1')
-    real = tensorrt_engine.read_graph(graph)
-    monkeypatch.setattr(tensorrt_engine, 'read_graph', lambda p: real._replace(data=b'impossible'))
+    real = tensorrt_build.read_graph(graph)
+    monkeypatch.setattr(tensorrt_build, 'read_graph', lambda p: real._replace(data=b'impossible'))
     with pytest.raises(
         ValueError, match='TensorRT 10.1 cannot build an engine .*: no kernel for this'
     ):

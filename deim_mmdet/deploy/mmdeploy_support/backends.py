@@ -24,14 +24,8 @@ from deim_mmdet.deploy import tensorrt_api
 from deim_mmdet.deploy.cuda import Gpu
 from deim_mmdet.deploy.runners.openvino_runner import SETTINGS
 from deim_mmdet.deploy.runners.runner import import_backend
-from deim_mmdet.deploy.tensorrt_engine import (
-    Graph,
-    build_plan,
-    check_gpu,
-    check_library,
-    choose_target,
-    description_of,
-)
+from deim_mmdet.deploy.tensorrt_build import Graph, build_plan, choose_target
+from deim_mmdet.deploy.tensorrt_file import check_gpu, check_library, description_of
 from deim_mmdet.new_output import new_outputs
 
 from .export import PRODUCER
@@ -189,7 +183,7 @@ class CurrentTensorRT(TensorRTManager):
 
 @dataclass(frozen=True)
 class EngineTarget:
-    """What runs an engine: the part of :class:`~deim_mmdet.deploy.tensorrt_engine.EngineInfo` that
+    """What runs an engine: the part of :class:`~deim_mmdet.deploy.tensorrt_file.EngineInfo` that
     is true without our metadata, which mmdeploy's inputs and outputs do not go with.
     """
 

@@ -12,17 +12,9 @@ from deim_mmdet.new_output import new_output
 from .. import tensorrt_api
 from ..cuda import Buffer, GpuError, Stream, open_gpu, use
 from ..tensorrt_api import LOGGER, TensorRT
-from ..tensorrt_engine import (
-    EngineInfo,
-    Range,
-    cached_engine,
-    check_gpu,
-    check_graph,
-    check_library,
-    default_cache,
-    read_engine,
-    slug,
-)
+from ..tensorrt_build import Range, check_graph
+from ..tensorrt_cache import cached_engine, default_cache, slug
+from ..tensorrt_file import EngineInfo, check_gpu, check_library, read_engine
 from .runner import Runner
 
 # Combinations of shapes that are kept ready to run; each has memory of its own.

@@ -1,32 +1,26 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""TensorRT engines of exported graphs: building them, keeping them, and knowing where they run.
+"""From an exported graph to a TensorRT engine. Needs TensorRT and onnx, no PyTorch.
 
-``NAME.engine`` is the plan as TensorRT serialises it, which trtexec and Triton Inference Server
-load as it is; ``NAME.engine.json`` says what it is for. Needs TensorRT and onnx, no PyTorch.
+Engines that are built where they run are kept by :mod:`.tensorrt_cache`; what the files say, and
+where they run, is in :mod:`.tensorrt_file`.
 """
 
-import hashlib
-import json
 import math
 import os
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from deim_mmdet.new_output import new_output, new_outputs, refuse_to_lose
 
 from . import tensorrt_api
-from .cuda import Gpu, GpuError, open_gpu
-from .locked import locked
+from .cuda import Gpu, open_gpu
 from .metadata import KEY, Metadata
 from .runners.runner import import_backend
-from .tensorrt_api import LOGGER, TensorRT
+from .tensorrt_api import TensorRT
+from .tensorrt_file import EngineInfo, PathLike, description_of, sha256_of
 
-PathLike = Union[str, os.PathLike]
 Range = Tuple[int, int, int]
 
-# Rises when a reader of older files would misunderstand newer ones, or the other way round.
-FORMAT = 1
 DIVISOR = 32
 BATCHES = (1, 1, 8)
 # From a thumbnail to 4K, for graphs that resize.
@@ -35,71 +29,6 @@ IMAGE_SIZES = {'height': (32, 720, 2160), 'width': (32, 1280, 3840)}
 TURING = '7.5'
 # What it says about each step where there is no GPU.
 NOISE = '[checkMacros.cpp::catchCudaError'
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """What ``NAME.engine.json`` says about ``NAME.engine``.
-
-    Attributes:
-        metadata (Metadata): What the graph says about itself.
-        flavour (str): 'tensorrt' or 'tensorrt_rtx'.
-        version (str): Its version, the only one that runs the engine.
-        compute_capabilities (tuple[str]): Of the GPUs that run it, as '7.5'.
-        gpu (str, optional): Name of the GPU that it was built on, if it runs on such ones alone.
-        graph (str): SHA-256 of the ONNX file.
-        shapes (dict[str, tuple]): Smallest, best and largest shape of each input.
-        tf32 (bool): Whether float32 products are rounded to TF32.
-        size (int): Bytes of the engine.
-        sha256 (str): SHA-256 of the engine.
-    """
-
-    metadata: Metadata
-    flavour: str
-    version: str
-    compute_capabilities: Tuple[str, ...]
-    gpu: Optional[str]
-    graph: str
-    shapes: Dict[str, Tuple[Tuple[int, ...], ...]]
-    tf32: bool
-    size: int
-    sha256: str
-
-    @property
-    def built_by(self) -> str:
-        """As 'TensorRT-RTX 1.7.1'."""
-        return f'{tensorrt_api.FLAVOURS[self.flavour][1]} {self.version}'
-
-    def to_json(self) -> str:
-        values = {**asdict(self), 'metadata': json.loads(self.metadata.to_json())}
-        lines = (f'  "{key}": {json.dumps(v)}' for key, v in dict(format=FORMAT, **values).items())
-        return '{\n' + ',\n'.join(lines) + '\n}\n'
-
-    @classmethod
-    def from_json(cls, text: str, path: str) -> 'EngineInfo':
-        """Read what :meth:`to_json` wrote.
-
-        Raises:
-            ValueError: It is something else, or of another format.
-        """
-        try:
-            values = json.loads(text)
-            found = values['format']
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f'{path} was not written by deim_mmdet. {_again()}') from None
-        if found != FORMAT:
-            raise ValueError(
-                f'{path} is of format {found}, this version of deim_mmdet reads format {FORMAT}. '
-                f'{_again()}'
-            )
-        missing = [field.name for field in fields(cls) if field.name not in values]
-        if missing:
-            raise ValueError(f'{path} does not state {", ".join(missing)}. {_again()}')
-        values = {field.name: values[field.name] for field in fields(cls)}
-        values['metadata'] = Metadata.from_json(json.dumps(values['metadata']), path)
-        values['compute_capabilities'] = tuple(values['compute_capabilities'])
-        values['shapes'] = {k: tuple(map(tuple, v)) for k, v in values['shapes'].items()}
-        return cls(**values)
 
 
 class Graph(NamedTuple):
@@ -122,13 +51,6 @@ class Graph(NamedTuple):
     @property
     def hash(self) -> str:
         return sha256_of(self.data)
-
-
-def sha256_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-# ---- building ------------------------------------------------------------------------------------
 
 
 def build_engine(
@@ -180,12 +102,10 @@ def build_engine(
         refuse_to_lose(path, overwrite, onnx_path)
     graph = read_graph(onnx_path)
     trt, gpu, capabilities = choose_target(flavour, compute_capabilities, device)
-    if trt.is_rtx and TURING in capabilities and graph.single_products:
-        raise ValueError(
-            f'{trt.name} multiplies no float32 matrices on compute capability {TURING} (Turing, as '
-            f'the T4), {graph.path} does ({graph.single_products[0]} and '
-            f'{len(graph.single_products) - 1} more): export with --fp16, or build with '
-            'TensorRT on that GPU'
+    if graph.single_products:
+        first, *more = graph.single_products
+        refuse_single_products(
+            trt, capabilities, f'{graph.path} does ({first} and {len(more)} more)'
         )
     if trt.is_rtx and timing_cache is not None:
         raise ValueError(f'{trt.name} measures nothing while it builds: leave timing_cache out')
@@ -233,6 +153,23 @@ def choose_target(
     return trt, gpu, (gpu.capability,)
 
 
+def refuse_single_products(trt: TensorRT, capabilities: Sequence[str], who: str) -> None:
+    """Refuse to multiply float32 matrices where the library cannot.
+
+    Args:
+        trt, capabilities: See :func:`choose_target`.
+        who (str): What multiplies them, as 'DFINE does'.
+
+    Raises:
+        ValueError: It is to be done by TensorRT-RTX on Turing.
+    """
+    if trt.is_rtx and TURING in capabilities:
+        raise ValueError(
+            f'{trt.name} multiplies no float32 matrices on compute capability {TURING} (Turing, as '
+            f'the T4), {who}: export with --fp16, or build with TensorRT on that GPU'
+        )
+
+
 def read_graph(path: PathLike) -> Graph:
     """Read an ONNX file.
 
@@ -264,6 +201,28 @@ def read_graph(path: PathLike) -> Graph:
         for value in graph.input
     }
     return Graph(path, data, metadata, inputs, products)
+
+
+def check_graph(path: PathLike, onnx_path: PathLike) -> None:
+    """Refuse a graph that an engine was not built of.
+
+    An engine whose description is missing or illegible does not say of which it was.
+
+    Raises:
+        FileNotFoundError: There is no such graph.
+        ValueError: It is another one.
+    """
+    graph = read_graph(onnx_path)
+    try:
+        info = EngineInfo.from_json(description_of(path).read_text(), str(path))
+    except (OSError, ValueError):
+        return
+    if graph.hash != info.graph:
+        raise ValueError(
+            f'{onnx_path} is not the graph that {path} was built of (SHA-256 {graph.hash[:12]}... '
+            f'and {info.graph[:12]}...): give that one, or open {onnx_path} itself with '
+            "backend='tensorrt'"
+        )
 
 
 def input_shapes(
@@ -400,186 +359,3 @@ def _failed(graph: Graph, trt: TensorRT, logger) -> ValueError:
 def _clean(message: str) -> str:
     lines = [line.strip() for line in message.splitlines()]
     return ' '.join(line for line in lines if line and not line.startswith(NOISE))
-
-
-# ---- keeping -------------------------------------------------------------------------------------
-
-
-def default_cache() -> Path:
-    """Folder of engines that were built where they run."""
-    root = os.environ.get('XDG_CACHE_HOME') or Path('~', '.cache')
-    return Path(root).expanduser() / 'deim_mmdet' / 'engines'
-
-
-def cached_engine(
-    onnx_path: PathLike,
-    gpu: Gpu,
-    engine_cache: Optional[PathLike] = None,
-    shapes: Optional[Mapping[str, Range]] = None,
-    flavour: Optional[str] = None,
-) -> Path:
-    """The engine of a graph for a GPU of this machine, which is built at the first call.
-
-    Args:
-        onnx_path, shapes, flavour: As for :func:`build_engine`.
-        gpu (Gpu): The GPU.
-        engine_cache (str | PathLike, optional): Folder of engines; None: :func:`default_cache`.
-            TensorRT's timing cache and TensorRT-RTX's cache of kernels are there as well.
-
-    Processes that need the same engine at once build it once: the others wait.
-    """
-    graph = read_graph(onnx_path)
-    trt = tensorrt_api.load(flavour)
-    machine = f'{trt.flavour}-{trt.version}_sm{gpu.capability.replace(".", "")}'
-    model = gpu.name if not trt.is_rtx else ''
-    parts = [FORMAT, graph.hash, model, input_shapes(graph, shapes or {})]
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    folder = Path(engine_cache or default_cache())
-    path = folder / f'{graph.path.stem}_{graph.metadata.precision}_{machine}_{key}.engine'
-    if _is_whole(path):
-        return path
-    with locked(f'{path}.lock'):
-        if _is_whole(path):  # built by another process meanwhile
-            return path
-        LOGGER.info('building %s', path)
-        timing = None if trt.is_rtx else folder / f'timing_{machine}_{slug(gpu.name)}.cache'
-        settings = dict(
-            shapes=shapes,
-            timing_cache=timing,
-            overwrite=True,
-            flavour=trt.flavour,
-            device=gpu.index,
-        )
-        try:
-            build_engine(onnx_path, path, **settings)
-        except UnusableTimingCache:
-            LOGGER.warning('%s is damaged: everything is measured again', timing)
-            timing.unlink()
-            build_engine(onnx_path, path, **settings)
-    return path
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether an engine of the cache is complete and of this format; its name says that it fits."""
-    try:
-        read_engine(path)
-    except FileNotFoundError:
-        return False
-    except ValueError as error:
-        LOGGER.warning('%s; it is built again', error)
-        return False
-    return True
-
-
-def slug(name: str) -> str:
-    """A name as part of a file's."""
-    return ''.join(c if c.isalnum() else '-' for c in name)
-
-
-# ---- knowing where they run ----------------------------------------------------------------------
-
-
-def description_of(path: PathLike) -> Path:
-    """``NAME.engine.json`` of ``NAME.engine``."""
-    return Path(f'{path}.json')
-
-
-def read_engine(path: PathLike) -> Tuple[EngineInfo, bytes]:
-    """Description and contents of an engine.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: Its description is missing or is of something else, or it is not complete.
-    """
-    path, description = Path(path), description_of(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such file')
-    if not description.is_file():
-        raise ValueError(
-            f'{description} is missing, which says how images are prepared for {path.name} and '
-            f'where it runs: copy both files. {_again()}'
-        )
-    info = EngineInfo.from_json(description.read_text(), str(description))
-    plan = path.read_bytes()
-    if len(plan) != info.size:
-        raise ValueError(
-            f'{path} has {len(plan)} bytes, {description.name} says {info.size}: one of them was '
-            f'not copied, or not to its end. Copy both files. {_again()}'
-        )
-    if sha256_of(plan) != info.sha256:
-        raise ValueError(
-            f'{path} is damaged, or another engine than {description.name} tells of. Copy both '
-            f'files. {_again()}'
-        )
-    return info, plan
-
-
-def check_graph(path: PathLike, onnx_path: PathLike) -> None:
-    """Refuse a graph that an engine was not built of.
-
-    An engine whose description is missing or illegible does not say of which it was.
-
-    Raises:
-        FileNotFoundError: There is no such graph.
-        ValueError: It is another one.
-    """
-    graph = read_graph(onnx_path)
-    try:
-        info = EngineInfo.from_json(description_of(path).read_text(), str(path))
-    except (OSError, ValueError):
-        return
-    if graph.hash != info.graph:
-        raise ValueError(
-            f'{onnx_path} is not the graph that {path} was built of (SHA-256 {graph.hash[:12]}... '
-            f'and {info.graph[:12]}...): give that one, or open {onnx_path} itself with '
-            "backend='tensorrt'"
-        )
-
-
-def check_library(info: EngineInfo, path: PathLike, trt: TensorRT) -> None:
-    """Refuse the engine of another library or version.
-
-    Raises:
-        ValueError: It is one; the message names both.
-    """
-    if (info.flavour, info.version) != (trt.flavour, trt.version):
-        raise ValueError(
-            f'{path} was built by {info.built_by}, which alone can run it; here is '
-            f'{trt.name}. {_again()}'
-        )
-
-
-def check_gpu(info: EngineInfo, path: PathLike, gpu: Gpu) -> None:
-    """Refuse the engine for another GPU.
-
-    Raises:
-        ValueError: It is one; the message names both.
-    """
-    if gpu.capability not in info.compute_capabilities:
-        raise ValueError(
-            f'{path} is for GPUs of compute capability {", ".join(info.compute_capabilities)}; '
-            f'here is {gpu}. {_again()}'
-        )
-    if info.gpu not in (None, gpu.name):
-        raise ValueError(
-            f'{path} was built on {info.gpu}, for GPUs of that model; here is {gpu.name}. '
-            f'{_again()}'
-        )
-
-
-def why_not_here(path: PathLike) -> Optional[str]:
-    """What keeps an engine from running on this machine; None: nothing that is known."""
-    try:
-        info, _ = read_engine(path)
-        check_library(info, path, tensorrt_api.load(info.flavour))
-        check_gpu(info, path, open_gpu())
-    except (GpuError, ImportError, ValueError) as error:
-        return str(error)
-    return None
-
-
-def _again() -> str:
-    return (
-        'Build it again for this machine: tools/export.py --backend tensorrt, or '
-        "Detector('NAME.onnx', backend='tensorrt')"
-    )
