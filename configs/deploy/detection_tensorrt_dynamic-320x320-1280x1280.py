@@ -1,17 +1,7 @@
-_base_ = './_base_/dynamic.py'
+_base_ = ['./_base_/dynamic.py', './_base_/tensorrt.py']
 
 backend_config = dict(
-    type='tensorrt',
-    common_config=dict(fp16_mode=False, max_workspace_size=1 << 30),
-    model_inputs=[
-        dict(
-            input_shapes=dict(
-                input=dict(
-                    min_shape=[1, 3, 320, 320],
-                    opt_shape=[1, 3, 640, 640],
-                    max_shape=[16, 3, 1280, 1280],
-                )
-            )
-        )
-    ],
-)
+    model_inputs=[dict(input_shapes=dict(input=dict(
+        min_shape=[1, 3, 320, 320], opt_shape=[1, 3, 640, 640], max_shape=[16, 3, 1280, 1280]
+    )))]
+)  # fmt: skip

@@ -1,17 +1,1 @@
-_base_ = './_base_/static.py'
-
-backend_config = dict(
-    type='tensorrt',
-    common_config=dict(fp16_mode=False, max_workspace_size=1 << 30),
-    model_inputs=[
-        dict(
-            input_shapes=dict(
-                input=dict(
-                    min_shape=[1, 3, 640, 640],
-                    opt_shape=[1, 3, 640, 640],
-                    max_shape=[1, 3, 640, 640],
-                )
-            )
-        )
-    ],
-)
+_base_ = ['./_base_/static.py', './_base_/tensorrt.py']
