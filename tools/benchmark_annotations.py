@@ -43,7 +43,10 @@ def parse_args(argv=None):
 
 
 def main(argv=None):
+    from deim_mmdet.machine import Machine
+
     args = parse_args(argv)
+    print(Machine.here())
     with tempfile.TemporaryDirectory() as folder:
         ann_file = write_annotations(Path(folder), args.images, args.boxes)
         size = ann_file.stat().st_size / 1e6

@@ -22,6 +22,7 @@ from mmengine.logging import MMLogger
 
 import deim_mmdet  # noqa: F401
 from deim_mmdet.datasets import CheckedCocoMetric
+from deim_mmdet.machine import Machine
 
 ENGINES = ('pycocotools', 'faster_coco_eval')
 
@@ -44,6 +45,7 @@ def main(argv=None):
     rng = np.random.default_rng(0)
     content = make_ground_truth(rng, args.images, args.classes)
     samples = list(make_results(rng, content, args.detections))
+    print(Machine.here())
     print(f'{args.images} images, {args.detections} detections each, {args.classes} classes')
     with tempfile.TemporaryDirectory() as folder:
         ann_file = Path(folder) / 'annotations.json'

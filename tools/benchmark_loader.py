@@ -56,6 +56,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    from deim_mmdet.machine import Machine
+
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     config = Config.fromfile(args.config)
@@ -65,10 +67,9 @@ def main(argv=None):
         if not folder.exists():
             make_pictures(folder, args.files, args.picture_wh)
         sizes = [file.stat().st_size for file in (folder / 'images').iterdir()]
-        print(
-            f'{args.config}\n{len(sizes)} pictures of {statistics.mean(sizes) / 1000:.0f} kB, '
-            f'OpenCV {cv2.__version__}, torch {torch.__version__}'
-        )
+        print(args.config)
+        print(f'{Machine.here()}, torch {torch.__version__}, OpenCV {cv2.__version__}')
+        print(f'{len(sizes)} pictures of {statistics.mean(sizes) / 1000:.0f} kB')
         loader_config = point_at(config, folder, args.reduce_to)
         peer = None
         if args.peer_python:
