@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_DEPLOY := $(VENV)/installed-deploy
 
-.PHONY: demo demo-deyo deploy test lint format install clean
+.PHONY: demo demo-deyo deploy test test-deployment test-package lint format install clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py
@@ -22,9 +22,16 @@ demo-deyo: $(INSTALLED)
 
 deploy: $(INSTALLED_DEPLOY)
 
-# Two processes of one thread each are faster than one of two.
+# Two processes of one thread each are faster than one of two. A test that hangs, in native code too,
+# ends its process with the stacks of all threads.
 test: $(INSTALLED_DEPLOY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m 'not slow' -q --timeout 300 -n 2 --dist loadfile
+	$(MAKE) --jobs 2 --output-sync=target test-deployment test-package
+
+test-deployment: TESTS := tests/test_deploy tests/test_tools
+test-package: TESTS := tests --ignore tests/test_deploy --ignore tests/test_tools
+test-deployment test-package: $(INSTALLED_DEPLOY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -m 'not slow' -q \
+	  --timeout 300 --timeout-method thread
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -86,7 +86,7 @@ setup(
             'tensorrt-rtx-cu12-bindings',
             'tensorrt-rtx-cu12-libs',
         ],
-        'test': ['pytest', 'pytest-timeout', 'pytest-xdist', 'ruff'],
+        'test': ['pytest', 'pytest-timeout', 'ruff'],
     },
     classifiers=[
         'Intended Audience :: Science/Research',
