@@ -18,7 +18,6 @@ import json
 import math
 import time
 import warnings
-import zlib
 from pathlib import Path
 from typing import Dict, List
 
@@ -34,13 +33,12 @@ from demo import (
 )
 from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
 
 from deim_mmdet.engine import MatchingStabilityHook
 from deim_mmdet.engine.recipe import set_epochs
+from deim_mmdet.engine.same_conditions_hook import SameConditionsHook
 from deim_mmdet.visualization import plot_matching_stability
 
 VARIANTS = {'with denoising': True, 'without': False}
@@ -117,44 +115,6 @@ def compare(name: str, cfg: Config, seed: int, folder: Path) -> List[dict]:
             'cannot be compared; a transform draws from a random source that has no seed'
         )
     return pair
-
-
-class SameConditionsHook(Hook):
-    """Lets runs differ in nothing but what they are meant to differ in.
-
-    Denoising draws random numbers, and what is drawn after it would be others than without it. So
-    all random sources are seeded anew in every step, before the images are loaded and before the
-    model sees them (worker processes have seeds of their own, which do not depend on the model).
-    The weights in common begin with the same values, too.
-    """
-
-    priority = 'VERY_HIGH'
-
-    def __init__(self, seed: int, weights: dict = None) -> None:
-        self.seed = seed
-        self.weights = weights
-        self.images_crc32 = 0
-
-    def before_train(self, runner) -> None:
-        if self.weights is not None:
-            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            own = model.state_dict()
-            weights = {key: value for key, value in self.weights.items() if key in own}
-            model.load_state_dict(weights, strict=False)
-
-    def before_train_epoch(self, runner) -> None:
-        self._seed(runner.iter)
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        self._seed(runner.iter)
-        for image in data_batch['inputs']:
-            self.images_crc32 = zlib.crc32(image.numpy().tobytes(), self.images_crc32)
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self._seed(runner.iter + 1)  # the next batch is loaded now
-
-    def _seed(self, step: int) -> None:
-        set_random_seed((self.seed * 1_000_003 + step) % 2**32)
 
 
 def train(cfg: Config, conditions: SameConditionsHook) -> dict:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Dict, Sequence, Union
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from deim_mmdet.convergence import Summary
+
 AP_LABEL = 'COCO AP on the validation set'
 
 
@@ -62,6 +64,40 @@ def plot_matching_stability(
     left.set(ylabel=AP_LABEL, ylim=(0, None))
     right.set(ylabel='objects with another query than an epoch ago', ylim=(0, 1))
     left.legend(loc='upper left')
+    figure.suptitle(title)
+    figure.savefig(file)
+
+
+def plot_convergence(
+    summaries: Dict[str, Dict[str, 'Summary']], file: Union[str, Path], title: str = ''
+) -> None:
+    """Draw AP over epochs of all variants, a panel for each detector.
+
+    A band reaches from the least to the greatest of the seeds; the dashed line is the last AP of
+    the baseline.
+
+    Args:
+        summaries (dict[str, dict[str, Summary]]): By detector and title of the variant, at least
+            one; the first variant is the baseline.
+        file (str | Path): Picture to write.
+        title (str): Title of the plot. Defaults to ''.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6 * len(summaries), 4.5), dpi=120, layout='constrained')
+    panels = figure.subplots(1, len(summaries), squeeze=False, sharey=True)[0]
+    for axes, (detector, variants) in zip(panels, summaries.items()):
+        for name, summary in variants.items():
+            epochs = range(1, len(summary.curve) + 1)
+            (line,) = axes.plot(epochs, summary.curve, marker='o', markersize=3, label=name)
+            axes.fill_between(
+                epochs, summary.lowest, summary.highest, color=line.get_color(), alpha=0.12
+            )
+        axes.axhline(summary.target, color='black', linestyle='--', linewidth=0.8)
+        axes.set(title=detector, xlabel='epoch', xlim=(0, None), ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(loc='lower right')
+    panels[0].set(ylabel=AP_LABEL)
     figure.suptitle(title)
     figure.savefig(file)
 

@@ -1,0 +1,222 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import pytest
+
+from deim_mmdet.convergence import VARIANTS, Epoch, RunName, epochs_to_csv, read_epochs
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+TINY = ['--size', '64', '--scenes', '16', '--val-scenes', '4', '--epochs', '2']
+
+
+@pytest.fixture
+def benchmark(tool, monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))  # as `python tools/benchmark_convergence.py` has it
+    return tool('benchmark_convergence')
+
+
+@pytest.fixture
+def setup(benchmark):
+    return benchmark.read_arguments(benchmark.parse_args([]))
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ('--epochs 1', '--epochs must be at least 2, so that there are epochs to compare, got 1'),
+        ('--variants baseline deim', "unknown variant 'deim'; those of this preset: baseline, bo"),
+        ('--detectors dfine-n', "unknown detector 'dfine-n'; .*: dfine-atto, rtdetrv2-atto"),
+        ('--size 100', '--size must be a multiple of 32 and at least 64, got 100'),
+        ('--scenes 4', '--scenes must be at least --batch-size, got --scenes 4 --batch-size 8'),
+        ('--scenes 1 --batch-size 1', 'at least one batch of two images'),
+        ('--val-scenes 0', '--val-scenes must be at least 1, got 0'),
+        ('--jobs 0', '--jobs must be at least 1, got 0'),
+        ('--threads 0', '--threads must be at least 1, got 0'),
+        ('--seeds 1 -1', r'--seeds must be 0 or greater, got \[1, -1\]'),
+        ('--seeds 1 1', '--seeds must differ'),
+    ],
+)
+def test_arguments_are_checked(benchmark, tmp_path, arguments, message):
+    out = tmp_path / 'out'
+    with pytest.raises(SystemExit, match=message):
+        benchmark.main([*arguments.split(), '--work-dir', str(out)])
+    assert not out.exists()
+
+
+def test_a_folder_is_of_one_set_up(benchmark, setup, tmp_path):
+    out = tmp_path / 'out'
+    benchmark.claim(out, setup)
+    benchmark.claim(out, setup)
+    with pytest.raises(SystemExit, match='another set-up: epochs is 12, asked for 20. Choose ano'):
+        benchmark.claim(out, replace(setup, epochs=20))
+    (out / 'setup.json').unlink()
+    with pytest.raises(SystemExit, match='holds something else than a benchmark of convergence'):
+        benchmark.claim(out, setup)
+
+
+def test_two_calls_at_once_are_refused(benchmark, tmp_path):
+    with benchmark.sole_user(tmp_path):
+        with pytest.raises(SystemExit, match='another call is at work in'):
+            with benchmark.sole_user(tmp_path):
+                pass
+    with benchmark.sole_user(tmp_path):
+        pass
+
+
+def test_data_that_cannot_be_made(benchmark, tmp_path, monkeypatch):
+    def fail(*args):
+        raise ImportError('The handwritten digits come with scikit-learn')
+
+    monkeypatch.setattr(benchmark, 'make_digits', fail)
+    with pytest.raises(SystemExit, match='error: The handwritten digits come with scikit-learn'):
+        benchmark.main(['--work-dir', str(tmp_path / 'out')])
+
+
+@pytest.mark.parametrize('preset, detector', [('cpu', 'rtdetrv2-atto'), ('gpu', 'dfine-s')])
+def test_variants_differ_in_nothing_else(benchmark, preset, detector):
+    setup = benchmark.read_arguments(benchmark.parse_args(['--preset', preset]))
+
+    def plain(variant):
+        run = RunName(detector, variant, 1)
+        cfg = benchmark.build_config(setup, run, Path('data'), Path('work'))
+        parts = dict(
+            mosaic_prob=cfg.train_dataloader.dataset.pipeline[0].pop('mosaic_prob'),
+            mixup=cfg.model.data_preprocessor.pop('batch_augments'),
+            loss_cls=cfg.model.bbox_head.pop('loss_cls', {}).get('type', 'MatchabilityAwareLoss'),
+        )
+        for name in ('experiment_name', 'visualizer'):
+            cfg.pop(name)
+        return cfg, parts
+
+    both, parts = plain('both')
+    mixup = [dict(type='BatchMixUp', prob=0.5)]
+    assert parts == dict(mosaic_prob=0.5, mixup=mixup, loss_cls='MatchabilityAwareLoss')
+    for variant, dense_o2o, mal in [
+        ('baseline', False, False),
+        ('dense-o2o', True, False),
+        ('mal', False, True),
+    ]:
+        cfg, parts = plain(variant)
+        assert cfg.to_dict() == both.to_dict()
+        assert bool(parts['mosaic_prob']) == bool(parts['mixup']) == dense_o2o
+        assert (parts['loss_cls'] == 'MatchabilityAwareLoss') == mal
+    half, parts = plain('both-half')
+    assert half.train_cfg.max_epochs * 2 == both.train_cfg.max_epochs == setup.epochs
+    assert half.train_dataloader == both.train_dataloader and half.model == both.model
+    options = both.train_dataloader.dataset.dataset.options
+    assert options.image_hw == (setup.size, setup.size) and options.num_train == setup.scenes
+
+
+@pytest.mark.parametrize(
+    'epochs, stages', [(58, (4, 29, 50)), (12, (1, 6, 10)), (2, (0, 1, 1)), (1, (0, 0, 0))]
+)
+def test_stages_keep_their_share(benchmark, setup, epochs, stages):
+    setup = replace(setup, epochs=epochs)
+    run = RunName('dfine-atto', 'both', 0)
+    cfg = benchmark.build_config(setup, run, Path('data'), Path('work'))
+    assert cfg.default_hooks.dense_o2o.stages == stages
+    assert cfg.default_hooks.two_stage_end.begin == max(1, stages[2])
+    assert cfg.param_scheduler.flat_until == stages[1]
+    assert cfg.param_scheduler.no_aug == epochs - stages[2]
+
+
+def test_changes_of_the_configs_reach_all_but_what_makes_a_variant(benchmark, setup):
+    options = {'optim_wrapper.optimizer.lr': 1e-4, 'train_dataloader.dataset.pipeline.0': {}}
+    options['train_dataloader.dataset.pipeline.0']['mosaic_prob'] = 0.25
+    setup = replace(setup, cfg_options=options)
+    for variant, mosaic_prob in (('both', 0.25), ('mal', 0)):
+        run = RunName('dfine-atto', variant, 0)
+        cfg = benchmark.build_config(setup, run, Path('data'), Path('work'))
+        assert cfg.optim_wrapper.optimizer.lr == 1e-4
+        assert cfg.train_dataloader.dataset.pipeline[0].mosaic_prob == mosaic_prob
+
+
+def test_resumes_where_there_is_a_checkpoint_of_what_is_evaluated(benchmark, tmp_path):
+    epochs = [Epoch(i, 0.1, 0.2, 0.1, 3.0, 1.0, 1.0, 1, 2, 3) for i in (1, 2, 3)]
+    assert benchmark.resumable(epochs, tmp_path) == []
+    for saved, expected in (((2,), 2), ((2, 3), 3), ((3, 4), 3)):
+        for path in tmp_path.iterdir():
+            path.unlink()
+        for epoch in saved:
+            benchmark.checkpoint(tmp_path, epoch).touch()
+        assert benchmark.resumable(epochs, tmp_path) == epochs[:expected]
+
+
+def test_finished_runs_are_kept(benchmark, tmp_path, monkeypatch, capsys):
+    """No process is started for them; results are written from their files."""
+    out, variants = tmp_path / 'out', ['baseline', 'both-half']
+    monkeypatch.setattr(benchmark, 'start', lambda *args: pytest.fail('a run was started'))
+    arguments = [*TINY, '--detectors', 'dfine-atto', '--variants', *variants, '--seeds', '7']
+    benchmark.claim(out, benchmark.read_arguments(benchmark.parse_args(arguments)))
+    for variant in variants:
+        file = out / 'runs' / str(RunName('dfine-atto', variant, 7)) / 'epochs.csv'
+        file.parent.mkdir()
+        epochs = [Epoch(i, 0.1, 0.2, 0.1, 3.0, 1.0, 1.0, 1, 2, 3) for i in (1, 2)]
+        file.write_text(epochs_to_csv(epochs[: VARIANTS[variant].epochs(2)]))
+    benchmark.main([*arguments, '--work-dir', str(out)])
+    # what is asked for now is finished, what was asked for then is in the table
+    benchmark.main([*arguments, '--variants', 'baseline', '--work-dir', str(out)])
+    assert '| dfine-atto | both, half the epochs | 1 |' in capsys.readouterr().out
+    assert len((out / 'curves.csv').read_text().splitlines()) == 1 + 2 + 1
+    assert cv2.imread(str(out / 'curves.png')) is not None
+
+
+def test_a_run_that_fails_does_not_stop_the_others(benchmark, tmp_path, monkeypatch, capsys):
+    def start(out, run, threads, lock):
+        benchmark.log_of(out, run).parent.mkdir()
+        return subprocess.Popen([sys.executable, '-c', 'raise SystemExit(3)'])
+
+    monkeypatch.setattr(benchmark, 'start', start)
+    arguments = [*TINY, '--variants', 'baseline', '--seeds', '0']
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main([*arguments, '--work-dir', str(tmp_path / 'out')])
+    assert stop.value.code == 1
+    errors = capsys.readouterr().err
+    for detector in ('dfine', 'rtdetrv2'):
+        assert f'error: {detector}-atto_baseline_seed-0 failed, see {tmp_path}' in errors
+
+
+@pytest.mark.slow
+def test_a_stopped_benchmark_loses_nothing(tmp_path):
+    """It gives the very numbers of one that was never stopped."""
+    choice = ['--detectors', 'dfine-atto', '--variants', 'both', 'baseline', '--seeds', '3']
+    command = [sys.executable, str(TOOLS / 'benchmark_convergence.py'), *TINY, *choice]
+
+    def call(out, **kwargs):
+        return subprocess.Popen(
+            [*command, '--jobs', '1', '--work-dir', str(tmp_path / out)], text=True, **kwargs
+        )
+
+    assert call('at-once').wait(timeout=600) == 0
+    stopped = call('stopped', stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    files = {
+        variant: f'runs/dfine-atto_{variant}_seed-3/epochs.csv' for variant in ('baseline', 'both')
+    }
+    first = tmp_path / 'stopped' / files['baseline']
+    while not first.exists():
+        assert stopped.poll() is None
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGTERM)
+    assert 'Stopped. The same command goes on from here.' in stopped.communicate(timeout=60)[0]
+    assert len(read_epochs(first)) == 1
+    assert call('stopped').wait(timeout=600) == 0
+
+    timed = dict(seconds=0.0, cpu_seconds=0.0)
+    for file in files.values():
+        one, other = (
+            [replace(epoch, **timed) for epoch in read_epochs(tmp_path / out / file)]
+            for out in ('at-once', 'stopped')
+        )
+        assert one == other and len(one) == 2
+    assert not list((tmp_path / 'stopped').rglob('*.pth'))
+    setup = json.loads((tmp_path / 'stopped' / 'setup.json').read_text())
+    assert setup['setup']['epochs'] == 2 and 'torch' in setup['versions']
+    assert '| dfine-atto | both | 2 |' in (tmp_path / 'stopped' / 'table.md').read_text()
+    assert cv2.imread(str(tmp_path / 'stopped' / 'curves.png')) is not None
