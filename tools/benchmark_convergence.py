@@ -22,18 +22,15 @@ import subprocess
 import sys
 import time
 import warnings
-import zlib
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence
 
 import torch
 from demo import say, write_atomically
-from mmengine.config import Config, DictAction
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.config import DictAction
 
 from deim_mmdet.convergence import (
     VARIANTS,
@@ -42,16 +39,13 @@ from deim_mmdet.convergence import (
     RunName,
     check_same_conditions,
     curves_to_csv,
-    epochs_to_csv,
     markdown_table,
     order_of_runs,
-    read_epochs,
     summarize,
 )
+from deim_mmdet.convergence_runs import PRESETS, Setup, epochs_of, folder_of, train
 from deim_mmdet.datasets.digits_in_scenes import DigitsOptions, make_digits
 from deim_mmdet.engine.progress_hook import format_seconds
-from deim_mmdet.engine.recipe import scale_epoch, set_epochs
-from deim_mmdet.engine.same_conditions_hook import SameConditionsHook
 from deim_mmdet.machine import Machine, versions
 from deim_mmdet.visualization import plot_convergence
 
@@ -61,98 +55,12 @@ except ImportError:  # Windows, where nothing keeps two calls from one folder
     fcntl = None
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'deim'
-# Stages of DEIM-D-FINE-L: mosaics begin and end, all augmentation ends, length of the run.
-PUBLISHED_STAGES = (4, 29, 50, 58)
-VARIFOCAL = dict(type='IoUVarifocalLoss', alpha=0.75, gamma=2.0, loss_weight=1.0)  # as published
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Models, and what the options default to; ``digit_size`` is a share of the image's side."""
-
-    detectors: Dict[str, str]
-    changes: dict  # to their configs
-    size: int
-    scenes: int
-    val_scenes: int
-    objects: Tuple[int, int]
-    digit_size: Tuple[float, float]
-    epochs: int
-    batch_size: int
-    jobs: int
-    workers: int
-
-
-PRESETS = dict(
-    cpu=Preset(
-        detectors={
-            'dfine-atto': 'deim_dfine_hgnetv2-atto_digits.py',
-            'rtdetrv2-atto': 'deim_rtdetrv2_hgnetv2-atto_digits.py',
-        },
-        # half the time of a step; a mosaic with MixUp has 32 objects at most, 9 on average
-        changes={
-            'model.num_queries': 40,
-            'model.denoising.num_queries': 20,
-            'model.decoder.num_layers': 2,
-            'model.test_cfg.max_per_img': 40,
-        },
-        size=96,
-        scenes=640,
-        val_scenes=200,
-        objects=(1, 4),
-        digit_size=(0.19, 0.5),
-        epochs=12,
-        batch_size=8,
-        jobs=2,
-        workers=0,
-    ),
-    gpu=Preset(
-        detectors={
-            'dfine-n': 'deim_dfine_hgnetv2-n_digits.py',
-            'dfine-s': 'deim_dfine_hgnetv2-s_digits.py',
-            'rtdetrv2-r18': 'deim_rtdetrv2_r18vd_digits.py',
-        },
-        changes={'optim_wrapper.type': 'AnyDeviceAmpOptimWrapper'},  # bfloat16
-        size=320,
-        scenes=10_000,
-        val_scenes=1000,
-        objects=(2, 10),
-        digit_size=(0.08, 0.4),
-        epochs=24,
-        batch_size=32,
-        jobs=4,  # so small models leave most of a GPU to others
-        workers=4,
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all runs of a folder share."""
-
-    preset: str
-    size: int
-    scenes: int
-    val_scenes: int
-    epochs: int
-    batch_size: int
-    cfg_options: dict
-
-    def digits(self) -> dict:
-        preset = PRESETS[self.preset]
-        return dict(
-            num_train=self.scenes,
-            num_val=self.val_scenes,
-            image_hw=(self.size, self.size),
-            objects=preset.objects,
-            digit_size=tuple(max(16, round(share * self.size)) for share in preset.digit_size),
-        )
 
 
 def main(args=None) -> None:
     args = parse_args(args)
     if args.run:
-        return train(Path(args.work_dir), RunName.parse(args.run), args.threads)
+        return run_one(Path(args.work_dir), RunName.parse(args.run), args.threads)
     setup = read_arguments(args)
     out = Path(args.work_dir)
     claim(out, setup)
@@ -274,7 +182,7 @@ def claim(out: Path, setup: Setup) -> None:
 def train_all(out: Path, setup: Setup, runs: List[RunName], args) -> List[RunName]:
     """Train what is not finished, ``args.jobs`` runs at once; those that failed."""
     lengths = {run: VARIANTS[run.variant].epochs(setup.epochs) for run in runs}
-    begin = {run: len(epochs_of(out, run)) for run in runs}
+    begin = {run: len(finished_epochs(out, run)) for run in runs}
     waiting = deque(run for run in runs if begin[run] < lengths[run])
     running, failed = {}, []
     progress = Progress(begin, lengths)
@@ -287,7 +195,7 @@ def train_all(out: Path, setup: Setup, runs: List[RunName], args) -> List[RunNam
                 time.sleep(0.5)
                 for run, process in list(running.items()):
                     ended = process.poll() is not None  # asked first: its last epoch is then there
-                    progress.show(run, epochs_of(out, run))
+                    progress.show(run, finished_epochs(out, run))
                     if ended:
                         del running[run]
                         if progress.done[run] == lengths[run]:
@@ -303,6 +211,14 @@ def train_all(out: Path, setup: Setup, runs: List[RunName], args) -> List[RunNam
             for process in running.values():
                 process.wait()
     return failed
+
+
+def run_one(out: Path, run: RunName, threads: int) -> None:
+    """What a process of :func:`start` does."""
+    warnings.filterwarnings('ignore', category=DeprecationWarning)
+    torch.set_num_threads(threads)
+    setup = Setup(**json.loads((out / 'setup.json').read_text())['setup'])
+    train(CONFIGS, setup, run, out)
 
 
 def start(out: Path, run: RunName, threads: int, lock: Optional[int]) -> subprocess.Popen:
@@ -375,21 +291,21 @@ def finished_runs(out: Path, setup: Setup) -> Curves:
     seeds = sorted({run.seed for run in there})
     found = {}
     for run in order_of_runs(list(PRESETS[setup.preset].detectors), list(VARIANTS), seeds):
-        epochs = epochs_of(out, run)
+        epochs = finished_epochs(out, run)
         if len(epochs) == VARIANTS[run.variant].epochs(setup.epochs):
             found[run] = epochs
     return found
 
 
-def epochs_of(out: Path, run: RunName) -> List[Epoch]:
+def finished_epochs(out: Path, run: RunName) -> List[Epoch]:
     try:
-        return read_epochs(out / 'runs' / str(run) / 'epochs.csv')
+        return epochs_of(out, run)
     except ValueError as error:
         raise SystemExit(f'error: {error}') from None
 
 
 def log_of(out: Path, run: RunName) -> Path:
-    return out / 'runs' / str(run) / 'log.txt'
+    return folder_of(out, run) / 'log.txt'
 
 
 def write_results(out: Path, setup: Setup) -> None:
@@ -409,152 +325,6 @@ def write_results(out: Path, setup: Setup) -> None:
             for detector, variants in summaries.items()
         }
         write_atomically(out / 'curves.png', lambda path: plot_convergence(panels, path))
-
-
-def train(out: Path, run: RunName, threads: int) -> None:
-    """One run, from its last finished epoch on."""
-    warnings.filterwarnings('ignore', category=DeprecationWarning)
-    torch.set_num_threads(threads)
-    setup = Setup(**json.loads((out / 'setup.json').read_text())['setup'])
-    folder = out / 'runs' / str(run)
-    cfg = build_config(setup, run, out / 'data', folder / 'training')
-    epochs = resumable(read_epochs(folder / 'epochs.csv'), Path(cfg.work_dir))
-    if epochs:
-        cfg.load_from, cfg.resume = str(checkpoint(Path(cfg.work_dir), len(epochs))), True
-    runner = Runner.from_cfg(cfg)
-    conditions = SameConditionsHook(run.seed)
-    runner.register_hook(conditions)
-    runner.register_hook(EpochFileHook(folder / 'epochs.csv', epochs, conditions))
-    runner.train()
-    for file in Path(cfg.work_dir).glob('*.pth'):
-        file.unlink()
-
-
-def resumable(epochs: List[Epoch], folder: Path) -> List[Epoch]:
-    """The epochs that are evaluated and have a checkpoint to go on from.
-
-    A checkpoint is written before its evaluation: one without would leave a gap.
-    """
-    while epochs and not checkpoint(folder, len(epochs)).exists():
-        epochs = epochs[:-1]
-    return epochs
-
-
-def checkpoint(folder: Path, epoch: int) -> Path:
-    return folder / f'epoch_{epoch}.pth'
-
-
-class EpochFileHook(Hook):
-    """Writes the file of a run anew after each evaluation."""
-
-    priority = 'LOWEST'  # the checkpoint of the epoch is final
-
-    def __init__(self, file: Path, epochs: List[Epoch], conditions: SameConditionsHook) -> None:
-        self.file = file
-        self.epochs = list(epochs)
-        self.conditions = conditions
-
-    def before_train(self, runner: Runner) -> None:
-        self.weights_crc32 = (
-            self.epochs[0].weights_crc32 if self.epochs else check_sum(runner.model)
-        )
-        runner.model.data_preprocessor.register_forward_hook(
-            lambda module, args, batch: self._count(batch) if runner.model.training else None
-        )
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        self.begin = time.monotonic(), time.process_time()
-        self.objects = self.images = 0
-        self.conditions.images_crc32 = self.conditions.order_crc32 = 0
-
-    def _count(self, batch: dict) -> None:
-        self.objects += sum(len(sample.gt_instances) for sample in batch['data_samples'])
-        self.images += len(batch['data_samples'])
-
-    def after_val_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
-        self.epochs.append(
-            Epoch(
-                epoch=runner.epoch,
-                AP=float(metrics['coco/bbox_mAP']),
-                AP50=float(metrics['coco/bbox_mAP_50']),
-                AP75=float(metrics['coco/bbox_mAP_75']),
-                objects_per_image=self.objects / self.images,
-                seconds=time.monotonic() - self.begin[0],
-                cpu_seconds=time.process_time() - self.begin[1],
-                weights_crc32=self.weights_crc32,
-                order_crc32=self.conditions.order_crc32,
-                images_crc32=self.conditions.images_crc32,
-            )
-        )
-        text = epochs_to_csv(self.epochs)
-        write_atomically(self.file, lambda path: Path(path).write_text(text))
-
-
-def check_sum(model: torch.nn.Module) -> int:
-    crc = 0
-    for value in model.state_dict().values():
-        if isinstance(value, torch.Tensor):
-            crc = zlib.crc32(value.cpu().contiguous().numpy().tobytes(), crc)
-    return crc
-
-
-def build_config(setup: Setup, run: RunName, data_root: Path, work_dir: Path) -> Config:
-    """The config of DEIM on digits, without what the variant does not have."""
-    preset, variant = PRESETS[setup.preset], VARIANTS[run.variant]
-    cfg = Config.fromfile(CONFIGS / preset.detectors[run.detector])
-    set_data(cfg, setup, data_root)
-    cfg = set_schedule(cfg, variant.epochs(setup.epochs))
-    cfg.merge_from_dict(preset.changes)
-    cfg.merge_from_dict(setup.cfg_options)
-    if not variant.dense_o2o:
-        preprocessor = cfg.model.data_preprocessor
-        preprocessor.batch_augments = [
-            augment for augment in preprocessor.batch_augments if augment.type != 'BatchMixUp'
-        ] or None
-        dense_o2o_of(cfg).mosaic_prob = 0
-    if not variant.mal:
-        cfg.model.bbox_head.loss_cls = dict(VARIFOCAL)
-    # the epoch before, too, if a stop comes between a checkpoint and its evaluation
-    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2)
-    cfg.work_dir = str(work_dir)
-    cfg.experiment_name = cfg.visualizer.name = str(run)
-    cfg.randomness = dict(seed=run.seed)  # of the first weights and the order of the images
-    return cfg
-
-
-def set_data(cfg: Config, setup: Setup, data_root: Path) -> None:
-    workers = PRESETS[setup.preset].workers
-    digits = dict(data_root=str(data_root), options=setup.digits())
-    train, val = cfg.train_dataloader, cfg.val_dataloader
-    train.dataset.dataset.update(digits)
-    val.dataset.update(digits)
-    train.batch_size = setup.batch_size
-    for loader in (train, val):
-        loader.update(num_workers=workers, persistent_workers=workers > 0, pin_memory=workers > 0)
-    dense_o2o_of(cfg).mosaic[0].short_side = setup.size // 2
-    for transform in (*train.dataset.pipeline, *val.dataset.pipeline):
-        if transform.type == 'Resize':
-            transform.scale = (setup.size, setup.size)
-    cfg.val_evaluator.ann_file = str(data_root / 'annotations' / 'val.json')
-    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
-
-
-def set_schedule(cfg: Config, epochs: int) -> Config:
-    """Another length, with the stages of the published run of DEIM-D-FINE-L."""
-    cfg = set_epochs(cfg, epochs)
-    *published, length = PUBLISHED_STAGES
-    stages = tuple(scale_epoch(epoch, length, epochs) for epoch in published)
-    mosaic_begin, mosaic_end, plain_end = stages
-    cfg.default_hooks.dense_o2o.stages = stages
-    cfg.default_hooks.two_stage_end.begin = max(1, plain_end)  # a first stage, to go back to
-    cfg.param_scheduler.update(flat_until=mosaic_end, no_aug=epochs - plain_end)
-    shown = dict(mosaic_begin=mosaic_begin, mosaic_end=mosaic_end, plain_end=plain_end)
-    cfg.update(shown, no_aug_epochs=epochs - plain_end)
-    return cfg
-
-
-def dense_o2o_of(cfg: Config) -> dict:
-    return next(t for t in cfg.train_dataloader.dataset.pipeline if t.type == 'DenseO2O')
 
 
 if __name__ == '__main__':
