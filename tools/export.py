@@ -15,21 +15,21 @@ before it gets integers; what they cost is measured then, and printed.
 """
 
 import argparse
-import os
-import shutil
 import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
+from command_line import (
+    errors_in_one_line,
+    refuse_missing_files,
+    refuse_missing_packages,
+    refuse_output,
+)
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
-
-import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
-from deim_mmdet.models.detectors import YOLOv8
-from deim_mmdet.new_output import new_outputs, refuse_to_lose
 
 # backend -> endings of its files, first the one that is opened
 ENDINGS = {
@@ -197,64 +197,79 @@ def add_int8_arguments(group) -> None:
 
 def main(args=None) -> None:
     args = parse_args(args)
-    try:
-        run(args)
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
-    except KeyboardInterrupt:
-        raise SystemExit('stopped') from None
+    with errors_in_one_line():
+        export(args, output_path(args))
 
 
-def run(args) -> None:
-    # after the plugin, without which mmdet needs full mmcv
-    from mmdet.apis import init_detector
+def output_path(args) -> Path:
+    """The file to write; what the arguments alone show to be wrong is refused."""
+    endings = ENDINGS[args.backend]
+    out = Path(args.out or Path(args.checkpoint).with_suffix(endings[0]))
+    refuse_missing_files(args.config, args.checkpoint, *(args.image or ()))
+    for path in {out, *files_of(out, args.backend)}:
+        refuse_output(path, args.overwrite)
+    if out.suffix != endings[0]:
+        raise ValueError(f'--backend {args.backend} writes files *{endings[0]}, got {out}')
+    if args.backend != 'tensorrt':
+        for name in ('compute_capability', 'shapes', 'timing_cache', 'flavour'):
+            if getattr(args, name):
+                option = '--' + name.replace('_', '-')
+                raise ValueError(f'{option} is for --backend tensorrt, not {args.backend}')
+    if args.int8:
+        refuse_int8(args)
+    refuse_missing_packages('onnx', 'onnxruntime')
+    if args.backend == 'openvino':
+        refuse_missing_packages('openvino')
+    return out
 
-    # these need onnx and ONNX Runtime, and say so
-    from deim_mmdet.deploy import (
-        Detector,
-        ExportOptions,
-        InputFormat,
-        compare_with_pytorch,
-        describe,
-        export_onnx,
-    )
-    from deim_mmdet.deploy.export.description import input_hw, padding_warning
-    from deim_mmdet.deploy.export.end_to_end import DIVISOR
-    from deim_mmdet.deploy.sample_images import sample_images
 
-    out = output_path(args)
-    refuse_target(args)
-    if not os.path.isfile(args.checkpoint):
-        raise FileNotFoundError(f'{args.checkpoint}: no such file')
+def files_of(out: Path, backend: str) -> list:
+    """All files that a backend writes."""
+    return [out.with_suffix(ending) for ending in ENDINGS[backend]]
+
+
+def refuse_int8(args) -> None:
+    if not args.calibration_images:
+        raise ValueError('--int8 needs --calibration-images FOLDER')
+    if args.backend == 'openvino':
+        raise ValueError(
+            '--int8 is for onnxruntime and tensorrt. OpenVINO computes something else from such '
+            'graphs (on CPUs without VNNI its sums overflow): quantise the float file with its own '
+            'NNCF'
+        )
+    if args.calibration_count < 1:
+        raise ValueError(f'--calibration-count must be at least 1, got {args.calibration_count}')
+
+
+def export(args, out: Path) -> None:
+    # first, since it makes mmdet importable with mmcv-lite
+    from deim_mmdet.deploy import Detector, compare_with_pytorch, describe, export_onnx
+    from deim_mmdet.deploy import sample_images as images_of
+    from deim_mmdet.deploy.export.description import padding_warning
+    from deim_mmdet.deploy.export.graph import describe_tensor
+    from deim_mmdet.deploy.export.half_range import range_report
+    from deim_mmdet.new_output import refuse_to_lose
+
+    from mmdet.apis import init_detector  # isort: skip
+
+    refuse_to_lose(out, args.overwrite, args.checkpoint)
+    target = target_of(args)
     config = Config.fromfile(args.config)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
-    calibration, held_out = calibration_images(args, config)
-    options = ExportOptions(
-        hw=tuple(args.hw or input_hw(config, 1 if args.pad else DIVISOR)),
-        input_format=InputFormat(
-            args.input, args.layout, args.channels, args.resize, args.pad, args.original_size
-        ),
-        batch_size=None if args.dynamic_batch else args.batch_size,
-        dynamic_size=args.dynamic_size,
-        half=args.fp16 and args.backend != 'openvino',
-        opset=args.opset or (19 if args.int8 and args.fp16 else 17),
-        candidates=args.candidates,
-    )
+    calibration = calibration_images(args, config)
+    options = graph_options(args, config, target)
     MMLogger.get_instance('mmengine', log_level='WARNING')
     detector = init_detector(config, args.checkpoint, device='cpu')
-    if args.backend == 'tensorrt' and isinstance(detector, YOLOv8):
-        # TensorRT-RTX has no non-maximum suppression; Detector does it
-        options = replace(options, candidates=True)
+    options = target.adapt(detector, options)
     metadata = describe(detector, config, options, score_threshold=args.score_threshold)
     if args.fp16:
         metadata = replace(metadata, precision='float16')
-    if args.backend == 'tensorrt':
-        refuse_engine(args, detector, options, metadata)
+    target.refuse(detector, options, metadata)
     warning = padding_warning(detector, metadata)
     if warning:
         print(warning)
-    images, source = sample_images(args.image, config, options.hw)
+    images, source = images_of.sample_images(args.image, config, options.hw)
     box, score = args.tolerance or TOLERANCES[metadata.precision]
 
     def check(path: Path) -> None:
@@ -272,12 +287,13 @@ def run(args) -> None:
         graph = Path(scratch, 'model.onnx')
         model = export_onnx(detector, graph, options, metadata)
         if options.half:
-            report_range(model, Detector(graph), images[0])
+            print(range_report(model, Detector(graph).feeds(images[:1])[0]))
         if args.int8:
             check(graph)
-            model, graph, check = quantize_graph(graph, args, config, calibration, held_out)
+            model, graph, check = quantize(graph, args, config, *calibration)
             metadata = replace(metadata, precision='int8')
-        WRITERS[args.backend](graph, out, args, check)
+        for line in target.write(graph, out, check, args.overwrite):
+            print(line)
     sizes = ', '.join(
         f'{path.name} {path.stat().st_size / 1e6:.1f} MB' for path in files_of(out, args.backend)
     )
@@ -289,122 +305,41 @@ def run(args) -> None:
         print(f'  {describe_tensor(value)}')
 
 
-def output_path(args) -> Path:
-    """The file to write; refuses what would be lost, before the work begins."""
-    ending = ENDINGS[args.backend][0]
-    out = Path(args.out or Path(args.checkpoint).with_suffix(ending))
-    for path in {out, *files_of(out, args.backend)}:
-        refuse_to_lose(path, args.overwrite, args.checkpoint)
-    if out.suffix != ending:
-        raise ValueError(f'--backend {args.backend} writes files *{ending}, got {out}')
-    return out
+def target_of(args):
+    """What is to run the file; refuses what that cannot do."""
+    from deim_mmdet.deploy.export.openvino_export import OpenVINOTarget
+    from deim_mmdet.deploy.export.target import OnnxRuntimeTarget
+    from deim_mmdet.deploy.export.tensorrt_export import TensorRTTarget
 
-
-def files_of(out: Path, backend: str) -> list:
-    """All files that a backend writes."""
-    return [out.with_suffix(ending) for ending in ENDINGS[backend]]
-
-
-def write_onnxruntime(graph: Path, out: Path, args, check) -> None:
-    check(graph)
-    with new_outputs([out], args.overwrite) as new:
-        shutil.copyfile(graph, new[0])
-
-
-def write_openvino(graph: Path, out: Path, args, check) -> None:
-    from deim_mmdet.deploy import export_openvino
-
-    export_openvino(graph, out, args.fp16, check, args.overwrite)
-
-
-def report_range(model, exported, image: np.ndarray) -> None:
-    """Say how near the values of a float16 graph come to the largest number of that type."""
-    from deim_mmdet.deploy.export.half import HALF_MAX
-    from deim_mmdet.deploy.export.half_range import largest_half_values
-
-    feeds, _ = exported.feeds([image])
-    largest, name = largest_half_values(model, feeds)[0]
-    print(f'largest value in float16: {largest:.3g} of {HALF_MAX:g}, {name}')
-    if not largest <= HALF_MAX:
-        print('warning: float16 overflows there, what follows is wrong: export in float32')
-
-
-def write_tensorrt(graph: Path, out: Path, args, check) -> None:
-    from deim_mmdet.deploy.tensorrt_build import build_engine
-    from deim_mmdet.deploy.tensorrt_file import why_not_here
-
-    def check_engine(engine: Path) -> None:
-        reason = why_not_here(engine)
-        if reason is None:
-            check(engine)
-        else:
-            print(f'the graph was compared, its engine cannot run on this machine: {reason}')
-
-    check(graph)
-    info = build_engine(
-        graph,
-        out,
-        args.compute_capability,
-        dict(args.shapes or ()),
-        args.timing_cache,
-        args.overwrite,
-        args.flavour,
-        check=check_engine,
-    )
-    gpus = ', '.join(info.compute_capabilities) + (f' ({info.gpu})' if info.gpu else '')
-    print(f'{info.built_by}, compute capability {gpus}')
-
-
-def refuse_target(args) -> None:
-    """Refuse a backend that is missing, or what it cannot do, before the work begins."""
     if args.backend == 'openvino':
-        from deim_mmdet.deploy.runners.runner import import_backend
-
-        import_backend('openvino')
+        return OpenVINOTarget(args.fp16)
     if args.backend == 'tensorrt':
-        from deim_mmdet.deploy.tensorrt_build import choose_target
-
-        trt, _, _ = choose_target(args.flavour, args.compute_capability)
-        if trt.is_rtx and args.timing_cache:
-            raise ValueError(
-                f'{trt.name} measures nothing while it builds: leave --timing-cache out'
-            )
-        return
-    for name in ('compute_capability', 'shapes', 'timing_cache', 'flavour'):
-        if getattr(args, name):
-            option = '--' + name.replace('_', '-')
-            raise ValueError(f'{option} is for --backend tensorrt, not {args.backend}')
+        return TensorRTTarget(
+            args.compute_capability,
+            dict(args.shapes or ()),
+            args.timing_cache,
+            args.flavour,
+            single_products=not args.int8_matmul,
+        )
+    return OnnxRuntimeTarget()
 
 
-def refuse_engine(args, detector, options, metadata) -> None:
-    """Refuse what no engine can be built of, before the graph is made."""
-    from deim_mmdet.deploy.export.onnx_export import dynamic_axes, example_inputs
-    from deim_mmdet.deploy.tensorrt_build import (
-        Graph,
-        choose_target,
-        input_shapes,
-        refuse_single_products,
+def graph_options(args, config: Config, target):
+    from deim_mmdet.deploy import ExportOptions, InputFormat
+    from deim_mmdet.deploy.export.description import input_hw
+    from deim_mmdet.deploy.export.end_to_end import DIVISOR
+
+    return ExportOptions(
+        hw=tuple(args.hw or input_hw(config, 1 if args.pad else DIVISOR)),
+        input_format=InputFormat(
+            args.input, args.layout, args.channels, args.resize, args.pad, args.original_size
+        ),
+        batch_size=None if args.dynamic_batch else args.batch_size,
+        dynamic_size=args.dynamic_size,
+        half=args.fp16 and target.half_in_graph,
+        opset=args.opset or (19 if args.int8 and args.fp16 else 17),
+        candidates=args.candidates,
     )
-
-    trt, _, capabilities = choose_target(args.flavour, args.compute_capability)
-    # YOLOv8 may consist of convolutions alone
-    if not (args.fp16 or args.int8_matmul or isinstance(detector, YOLOv8)):
-        refuse_single_products(trt, capabilities, f'{type(detector).__name__} does')
-    names = ('images', 'original_hw')
-    axes = dynamic_axes(options, names)
-    inputs = {
-        name: tuple(axes.get(name, {}).get(i, side) for i, side in enumerate(value.shape))
-        for name, value in zip(names, example_inputs(options))
-    }
-    graph = Graph(args.checkpoint, b'', metadata, inputs, [])
-    input_shapes(graph, dict(args.shapes or ()))
-
-
-WRITERS = {
-    'onnxruntime': write_onnxruntime,
-    'openvino': write_openvino,
-    'tensorrt': write_tensorrt,
-}
 
 
 def calibration_images(args, config: Config) -> tuple:
@@ -413,16 +348,6 @@ def calibration_images(args, config: Config) -> tuple:
 
     if not args.int8:
         return [], []
-    if not args.calibration_images:
-        raise ValueError('--int8 needs --calibration-images FOLDER')
-    if args.backend == 'openvino':
-        raise ValueError(
-            '--int8 is for onnxruntime and tensorrt. OpenVINO computes something else from such '
-            'graphs (on CPUs without VNNI its sums overflow): quantise the float file with its own '
-            'NNCF'
-        )
-    if args.calibration_count < 1:
-        raise ValueError(f'--calibration-count must be at least 1, got {args.calibration_count}')
     if args.max_ap_drop is not None and not compares_ap(args, config):
         raise ValueError('--max-ap-drop needs the test set of the config, and no --agreement')
     folder = Path(args.calibration_images)
@@ -436,56 +361,30 @@ def compares_ap(args, config: Config) -> bool:
     return not args.agreement and sample_images.has_test_set(config)
 
 
-def quantize_graph(graph: Path, args, config: Config, calibration: list, held_out: list) -> tuple:
-    """The graph with int8 layers, its file, and a function that reports what that costs."""
+def quantize(graph: Path, args, config: Config, images: list, others: list) -> tuple:
+    """The graph with int8 layers, its file, and a function that prints what that costs."""
     import onnx
 
-    from deim_mmdet.deploy import Detector, int8_report, sample_images
-    from deim_mmdet.deploy.export.quantize import quantize, round_in_single
+    from deim_mmdet.deploy.export.int8_graph import Int8Graph
+    from deim_mmdet.deploy.int8_report import sensitivity_report
+    from deim_mmdet.deploy.sample_images import spread
 
-    has_test_set = compares_ap(args, config)
-    detector = Detector(graph, 0.0)
     choice = dict(
         operators=('Conv', 'MatMul') if args.int8_matmul else ('Conv',),
         method=args.calibration_method,
         skip=args.float_layers,
         ends=args.int8_ends,
     )
-    out = graph.with_name('int8.onnx')
-    layers = quantize(graph, out, (detector.feeds([path])[0] for path in calibration), **choice)
-    print(f'{len(layers)} layers in int8, calibrated on {len(calibration)} images')
+    int8 = Int8Graph(graph, images, **choice)
+    print(f'{len(int8.layers)} layers in int8, calibrated on {len(images)} images')
     if args.sensitivity:
-        few = sample_images.spread(calibration, SENSITIVITY_IMAGES)
-        print(int8_report.sensitivity_report(graph, few, **choice))
-
-    exact = graph.with_name('exact.onnx')
-    onnx.save(round_in_single(onnx.load(out)), exact)
-    if args.backend != 'tensorrt':
-        out = exact
-
-    def check(path: Path) -> None:
-        # what runs it here computes what TensorRT does
-        exported = Detector(exact if path == out else path, 0.0)
-        if has_test_set:
-            print(int8_report.ap_report(detector, exported, config, args.max_ap_drop))
-            return
-        images, source = held_out, f'{len(held_out)} other images of the folder'
-        if not images:
-            images = sample_images.spread(calibration, HELD_OUT)
-            source = f'{len(images)} images of the calibration, for want of others'
-        print(int8_report.agreement_report(detector, exported, images, source))
-
-    return onnx.load(out), out, check
-
-
-def describe_tensor(value) -> str:
-    """Name, type and shape of an input or output, as `images: float32 (1, 3, 640, 640)`."""
-    from onnx import helper
-
-    tensor = value.type.tensor_type
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    sides = ', '.join(str(d.dim_param or d.dim_value) for d in tensor.shape.dim)
-    return f'{value.name}: {np.dtype(dtype).name} ({sides})'
+        print(sensitivity_report(graph, spread(images, SENSITIVITY_IMAGES), **choice))
+    if compares_ap(args, config):
+        cost = partial(int8.cost_of_ap, config=config, max_drop=args.max_ap_drop)
+    else:
+        cost = partial(int8.cost_of_detections, others=others, count=HELD_OUT)
+    path = int8.path if args.backend == 'tensorrt' else int8.rounded
+    return onnx.load(path), path, lambda path: print(cost(path))
 
 
 if __name__ == '__main__':

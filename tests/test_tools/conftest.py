@@ -1,5 +1,6 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from deim_mmdet.datasets.config_checks import find_datasets
 from deim_mmdet.datasets.digits_in_scenes import DigitsOptions, make_digits
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+sys.path.append(str(TOOLS))  # some of the tools import their neighbours
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 
 import importlib.util
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -153,8 +154,25 @@ def test_bad_files(tool, checkpoint, tmp_path):
     with pytest.raises(SystemExit, match='error: .*taken.onnx exists'):
         tool.main([CONFIG, str(checkpoint), '--out', str(taken)])
     with pytest.raises(SystemExit, match='is the input itself'):
-        tool.main([CONFIG, str(checkpoint), '--out', str(checkpoint), '--overwrite'])
+        tool.main([CONFIG, str(taken), '--out', str(taken), '--overwrite'])
+    with pytest.raises(SystemExit, match='error: nothing can be written to .*taken.onnx is a file'):
+        tool.main([CONFIG, str(checkpoint), '--out', str(taken / 'new.onnx')])
     assert taken.read_text() == 'mine'
+
+
+def test_wrong_arguments_are_told_at_once():
+    """Before PyTorch is imported, which takes seconds."""
+    code = """
+import sys
+sys.modules.update(torch=None, mmdet=None)
+sys.argv = ['export.py', 'missing.py', 'missing.pth']
+import export
+export.main()
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT / 'tools', capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (1, 'error: missing.py: no such file\n')
 
 
 def test_missing_packages_name_the_extra(tool, checkpoint, tmp_path, monkeypatch):

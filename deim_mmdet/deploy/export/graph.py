@@ -191,6 +191,14 @@ def foreign_operators(model: onnx.ModelProto) -> Dict[str, int]:
     return dict(found)
 
 
+def describe_tensor(value: onnx.ValueInfoProto) -> str:
+    """Name, type and shape of an input or output, as ``images: float32 (1, 3, 640, 640)``."""
+    tensor = value.type.tensor_type
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    sides = ', '.join(str(d.dim_param or d.dim_value) for d in tensor.shape.dim)
+    return f'{value.name}: {dtype.name} ({sides})'
+
+
 def _value_of(constant: Dict[str, Any]) -> np.ndarray:
     ((name, value),) = constant.items()
     if isinstance(value, TensorProto):

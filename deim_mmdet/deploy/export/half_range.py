@@ -7,7 +7,7 @@ from onnx import helper
 
 from ..runners.onnxruntime_runner import open_session
 from .graph import Graph, Node
-from .half import FLOAT, HALF
+from .half import FLOAT, HALF, HALF_MAX
 
 
 def largest_half_values(
@@ -42,3 +42,12 @@ def largest_half_values(
     session = open_session(graph.to_model().SerializeToString())
     found = zip(map(float, session.run(None, feeds)), values)
     return sorted(found, key=lambda pair: -np.nan_to_num(pair[0], nan=np.inf, posinf=np.inf))
+
+
+def range_report(model: onnx.ModelProto, feeds: Dict[str, np.ndarray]) -> str:
+    """The same in words, with a warning where it is too much."""
+    largest, name = largest_half_values(model, feeds)[0]
+    text = f'largest value in float16: {largest:.3g} of {HALF_MAX:g}, {name}'
+    if not largest <= HALF_MAX:
+        text += '\nwarning: float16 overflows there, what follows is wrong: export in float32'
+    return text

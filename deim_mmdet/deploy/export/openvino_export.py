@@ -1,13 +1,14 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import os
 from pathlib import Path
-from typing import Callable, Optional, Union
+from typing import Callable, List, Optional, Union
 
 from deim_mmdet.new_output import new_outputs
 
 from ..metadata import KEY, Metadata
 from ..runners.openvino_runner import WEIGHTS_KEY, hash_of, read_metadata
 from ..runners.runner import import_backend
+from .target import Check, Target
 
 
 def export_openvino(
@@ -47,3 +48,24 @@ def export_openvino(
             model.set_rt_info(hash_of(new[1]), [WEIGHTS_KEY])
         if check is not None:
             check(new[0])
+
+
+class OpenVINOTarget(Target):
+    """OpenVINO's own format.
+
+    Args:
+        half (bool): Keep weights in float16. Defaults to False.
+
+    Raises:
+        ImportError: OpenVINO is missing.
+    """
+
+    half_in_graph = False
+
+    def __init__(self, half: bool = False) -> None:
+        import_backend('openvino')
+        self.half = half
+
+    def write(self, graph: Path, out: Path, check: Check, overwrite: bool = False) -> List[str]:
+        export_openvino(graph, out, self.half, check, overwrite)
+        return []

@@ -1,0 +1,86 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+"""What the tools for deployment do alike, before and after their work.
+
+PyTorch and mmdet take seconds to import. Nothing here does, so what the arguments alone show is
+told at once.
+"""
+
+import os
+import tempfile
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+SCOPE_NOISE = (
+    'Failed to search registry with scope "mmdet" in the "{0}" registry tree. As a workaround, the '
+    'current "{0}" registry in "mmdeploy" is used to build instance. This may cause unexpected '
+    'failure when running the built modules. Please check whether "mmdet" is a correct scope, or '
+    'whether the registry is initialized.'
+)
+# What mmdeploy says in every run. It means nothing for what is converted or tested.
+MMDEPLOY_NOISE = (
+    *(SCOPE_NOISE.format(name) for name in ('Codebases', 'mmdet_tasks', 'backend_detectors')),
+    *(
+        f'Backend manager of `{name}` has already been registered.'
+        for name in ('onnxruntime', 'openvino', 'tensorrt')
+    ),
+    'DeprecationWarning: get_onnx_config will be deprecated in the future. ',
+)
+
+
+@contextmanager
+def errors_in_one_line(interrupted='stopped', also=()):
+    """Let what is wrong with the input end the program in one line, not in a traceback.
+
+    Args:
+        interrupted (str): What to say after Ctrl-C. Defaults to 'stopped'.
+        also (tuple[type]): Errors that mean so besides the usual ones.
+    """
+    try:
+        yield
+    except (ImportError, OSError, TypeError, ValueError, *also) as error:
+        raise SystemExit(f'error: {error}') from None
+    except KeyboardInterrupt:
+        raise SystemExit(interrupted) from None
+
+
+def refuse_missing_files(*paths) -> None:
+    for path in paths:
+        if not os.path.isfile(os.path.expanduser(path)):
+            raise FileNotFoundError(f'{path}: no such file')
+
+
+def refuse_missing_packages(*names: str, extra: str = 'deploy') -> None:
+    """Name the extra of this package that has what is missing."""
+    for name in names:
+        if find_spec(name) is None:
+            raise ImportError(f"{name} is missing: pip install 'deim_mmdet[{extra}]'")
+
+
+def refuse_output(path, overwrite: bool) -> None:
+    """Refuse a new file that is there already, or that cannot be written."""
+    path = Path(path)
+    if path.is_file() and not overwrite:
+        raise FileExistsError(f'{path} exists: give another name, or --overwrite.')
+    refuse_folder(path.absolute().parent)
+
+
+def refuse_folder(path) -> None:
+    """Refuse a folder that cannot be written to, or cannot be made."""
+    path = Path(path).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f'nothing can be written to {path}: {there} is a file.')
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f'nothing can be written to {path}: {error.strerror}.') from None
+
+
+def silence_mmdeploy() -> None:
+    """Leave :data:`MMDEPLOY_NOISE` out of mmengine's log, and nothing else."""
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    logger.addFilter(lambda record: record.getMessage() not in MMDEPLOY_NOISE)
