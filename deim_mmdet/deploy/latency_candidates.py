@@ -1,11 +1,12 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """What :mod:`.latency` times: one detector, by everything that can run it. Needs NumPy and what is
-asked for."""
+asked for. :mod:`.latency_config` and :mod:`.latency_files` say what there is."""
 
 import os
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Dict, Optional, Union
+from typing import Dict, Optional, Sequence, Union
 
 import numpy as np
 
@@ -19,6 +20,23 @@ from .runners.openvino_runner import OpenVINORunner
 TITLES = dict(onnxruntime='ONNX Runtime', openvino='OpenVINO', tensorrt='TensorRT')
 
 
+@dataclass(frozen=True)
+class Request:
+    """How candidates are wanted.
+
+    Attributes:
+        protocol (Protocol): Threads, size and batch.
+        backends (Sequence[str], optional): Which; None: all that there are.
+        device (str, optional): 'cpu' or 'cuda'; None: the GPU if there is one.
+        precision (str, optional): Of a config, 'fp32' or 'fp16'; None: fp16 on GPUs alone.
+    """
+
+    protocol: Protocol
+    backends: Optional[Sequence[str]] = None
+    device: Optional[str] = None
+    precision: Optional[str] = None
+
+
 class DetectorOf(Detector):
     """Boxes from images by something that is open already.
 
@@ -27,6 +45,7 @@ class DetectorOf(Detector):
     """
 
     def __init__(self, runner: Runner) -> None:
+        self.path = runner.metadata.model
         self.runner = runner
         self.metadata = runner.metadata
         self.classes = self.metadata.classes

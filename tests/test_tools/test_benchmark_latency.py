@@ -13,6 +13,9 @@ pytest.importorskip('onnxruntime')
 
 from deim_mmdet.deploy import ExportOptions
 from deim_mmdet.deploy.latency import Candidate, Protocol, Report, Result, Timing
+from deim_mmdet.deploy.latency_candidates import Request
+from deim_mmdet.deploy.latency_config import CANDIDATES, makers_of_config
+from deim_mmdet.deploy.latency_tables import show
 from deim_mmdet.machine import Machine
 from tests.test_deploy.fake_tensorrt import install
 from tests.test_deploy.models import ATTO, config_of, detector_of, export
@@ -118,8 +121,7 @@ def test_files_of_the_same_name(main, graph, tmp_path):
 
 def test_fastest_of_what_can_be_compared(tool, report, capsys):
     """A clock of the GPU and one on the wall measure different things."""
-    tool = tool('benchmark_latency')
-    report = tool.read_report(str(report))
+    report = tool('benchmark_latency').read_report(str(report))
     # candidate, precision, device, clock, ms
     rows = [
         ('PyTorch', 'float32', 'cpu', 'host', 9.0),
@@ -129,7 +131,7 @@ def test_fastest_of_what_can_be_compared(tool, report, capsys):
         ('TensorRT', 'float16', 'cuda', 'device', 1.0),
     ]
     results = [Result(*row[:3], 'network', row[3], Timing.of(row[4:])) for row in rows]
-    tool.show(replace(report, results=results))
+    show(replace(report, results=results))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('fastest')]
     assert lines == [
         'fastest, network, cpu: OpenVINO (float32), 7.00 ms',
@@ -140,11 +142,10 @@ def test_fastest_of_what_can_be_compared(tool, report, capsys):
 def test_a_cpu_has_no_tensorrt(tool, monkeypatch, tmp_path):
     """Though there be a GPU beside it."""
     install(monkeypatch, tensorrt='10.16.1')
-    tool = tool('benchmark_latency')
-    args = tool.parse_args([CONFIG, *SMALL, '--device', 'cpu'])
-    protocol = Protocol(hw=(192, 192))
-    makers = tool.of_config(Path(CONFIG), None, args, protocol, tmp_path)
+    request = Request(Protocol(hw=(192, 192)), device='cpu')
+    makers = makers_of_config(CONFIG, None, [], request, tmp_path)
     assert list(makers) == ['PyTorch', 'PyTorch compiled', 'ONNX Runtime', 'OpenVINO']
+    assert tool('benchmark_latency').BACKENDS == tuple(CANDIDATES)
 
 
 def test_an_interrupt_ends_it_in_one_line(tool, monkeypatch, graph):
@@ -153,7 +154,7 @@ def test_an_interrupt_ends_it_in_one_line(tool, monkeypatch, graph):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tool, 'measure', interrupt)
+    monkeypatch.setattr('deim_mmdet.deploy.latency.measure', interrupt)
     with pytest.raises(SystemExit, match='interrupted; nothing was written'):
         tool.main([str(graph), *SMALL])
 
@@ -233,16 +234,16 @@ def test_what_is_missing_is_skipped_unless_it_was_asked_for(tool, capsys):
 
     fine = Candidate('fine', 'float32', 'cpu', dict(network=lambda count: [1.0] * count))
     makers = dict(OpenVINO=missing, compiled=broken, fine=lambda: fine)
-    skipped = {}
-    assert make_all(makers, {'fine'}, skipped) == [fine]
+    candidates, skipped = make_all(makers, {'fine'})
+    assert candidates == [fine]
     assert skipped == {
         'OpenVINO': "openvino is missing: pip install 'deim_mmdet[deploy]'",
         'compiled': 'no compiler',
     }
     assert 'OpenVINO is skipped: openvino is missing' in capsys.readouterr().out
     with pytest.raises(ImportError, match=r"pip install 'deim_mmdet\[deploy\]'"):
-        make_all(makers, {'OpenVINO'}, {})
+        make_all(makers, {'OpenVINO'})
     with pytest.raises(ValueError, match='compiled does not run here: no'):
-        make_all(dict(compiled=broken), {'compiled'}, {})
+        make_all(dict(compiled=broken), {'compiled'})
     with pytest.raises(ValueError, match='nothing can be timed: .*openvino is missing'):
-        make_all(dict(OpenVINO=missing), set(), {})
+        make_all(dict(OpenVINO=missing), set())
