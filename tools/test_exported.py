@@ -15,20 +15,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, Iterator, List
 
+from command_line import errors_in_one_line, refuse_missing_files, refuse_missing_packages
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
-
-import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
-from deim_mmdet.deploy import Detector
-from deim_mmdet.deploy.evaluation import evaluate, predictor
-from deim_mmdet.deploy.runners import BACKENDS
-from deim_mmdet.deploy.runners.runner import import_backend
-from deim_mmdet.deploy.sample_images import test_images
 
 # name of the file, arguments of tools/export.py
 FORMS = {
@@ -69,15 +63,28 @@ def parse_args(args=None):
 def main(args=None) -> None:
     args = parse_args(args)
     MMLogger.get_instance('mmengine', log_level='WARNING')
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            show(run(args, Path(scratch)))
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
+    with errors_in_one_line(), tempfile.TemporaryDirectory() as scratch:
+        refuse_missing_files(args.config, *args.files)
+        if args.checkpoint and '://' not in args.checkpoint:
+            refuse_missing_files(args.checkpoint)
+        if not args.files:
+            refuse_missing_packages('onnx', 'onnxruntime')
+        rows = []
+        for row in run(args, Path(scratch)):
+            print(in_one_line(row), flush=True)
+            rows.append(row)
+        show(rows)
 
 
-def run(args, scratch: Path) -> List[Dict[str, str]]:
+def run(args, scratch: Path) -> Iterator[Dict[str, str]]:
     """Rows of the table."""
+    # first, since it makes mmdet importable with mmcv-lite
+    from deim_mmdet.deploy import Detector
+    from deim_mmdet.deploy.evaluation import evaluate, predictor
+    from deim_mmdet.deploy.sample_images import test_images
+
+    from mmdet.apis import init_detector  # isort: skip
+
     config = Config.fromfile(args.config)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
@@ -85,23 +92,20 @@ def run(args, scratch: Path) -> List[Dict[str, str]]:
         resize_tests(config, args.hw)
     init_default_scope(config.get('default_scope', 'mmdet'))
     files = args.files or export_all(args, config, scratch)
-    # opened first: a file that is missing is told before anything runs
+    # opened first: a file that is of no use is told before anything runs
     detectors = [Detector(path, 0.0, threads=args.threads) for path in files]
-    rows, detector = [], None
+    detector = None
     if args.checkpoint:
-        from mmdet.apis import init_detector
-
         detector = init_detector(config, args.checkpoint, device='cpu')
-        rows.append({'': 'PyTorch', **metrics(config, detector.test_step)})
+        yield {'': 'PyTorch', **as_cells(evaluate(config, detector.test_step))}
     for path, exported in zip(files, detectors):
-        meta = exported.metadata
-        title = f'{exported.runner.name}, {meta.precision}'
+        title = f'{exported.runner.name}, {exported.metadata.precision}'
         if args.files:
             title = f'{Path(path).name}: {title}'
-        rows.append({'': title, **metrics(config, predictor(exported))})
+        row = {'': title, **as_cells(evaluate(config, predictor(exported)))}
         if detector is not None:
-            rows[-1].update(differences(detector, exported, test_images(config, args.images)))
-    return rows
+            row.update(differences(detector, exported, test_images(config, args.images)))
+        yield row
 
 
 def resize_tests(config: Config, hw) -> None:
@@ -117,6 +121,9 @@ def resize_tests(config: Config, hw) -> None:
 
 def export_all(args, config: Config, folder: Path) -> List[Path]:
     """The checkpoint in all forms that can be run here."""
+    from deim_mmdet.deploy.runners import BACKENDS
+    from deim_mmdet.deploy.runners.runner import import_backend
+
     config.dump(str(folder / 'config.py'))
     size = ['--hw', *map(str, args.hw)] if args.hw else []
     files = []
@@ -135,16 +142,17 @@ def export_all(args, config: Config, folder: Path) -> List[Path]:
         )
         if done.returncode:
             raise ValueError(f'export failed:\n{done.stderr.strip()}')
+        print(f'{name} is exported', flush=True)
         files.append(folder / name)
     return files
 
 
-def metrics(config: Config, run) -> Dict[str, str]:
-    found = evaluate(config, run)
+def as_cells(found: Dict[str, float]) -> Dict[str, str]:
+    """Metrics without what they are of, as 'coco/bbox_mAP'."""
     return {name.split('/')[-1]: f'{value:.4f}' for name, value in found.items()}
 
 
-def differences(detector, exported: Detector, images: list) -> Dict[str, str]:
+def differences(detector, exported, images: list) -> Dict[str, str]:
     from deim_mmdet.deploy import compare_with_pytorch
 
     found = compare_with_pytorch(detector, exported, images)
@@ -154,6 +162,13 @@ def differences(detector, exported: Detector, images: list) -> Dict[str, str]:
         'compared': str(found.count),
         'missing': str(found.missing),
     }
+
+
+def in_one_line(row: Dict[str, str]) -> str:
+    """As 'PyTorch: bbox_mAP 0.7140'; the table has the rest."""
+    title, first, *others = row
+    names = [first, *(name for name in others if name in ('pixels', 'score', 'missing'))]
+    return f'{row[title]}: ' + ', '.join(f'{name} {row[name]}' for name in names)
 
 
 def show(rows: List[Dict[str, str]]) -> None:

@@ -61,6 +61,7 @@ class Detector:
         backend: Optional[str] = None,
         **options,
     ) -> None:
+        self.path = path
         self.runner = open_runner(path, backend, threads, **options)
         self.metadata = self.runner.metadata
         self.classes = self.metadata.classes
@@ -79,6 +80,18 @@ class Detector:
         if score_threshold is None:
             score_threshold = self.metadata.score_threshold
         self.score_threshold = score_threshold
+
+    def __repr__(self) -> str:
+        meta, names = self.metadata, self.classes
+        size = 'any size' if meta.resize else _size(self.hw)
+        classes = 'classes without names'
+        if names:
+            more = ', ...' if len(names) > 3 else ''
+            classes = f'{len(names)} classes: {", ".join(names[:3])}{more}'
+        return (
+            f'{type(self).__name__}({str(self.path)!r}, {self.runner.name}, {meta.precision}, '
+            f'images: {meta.batch_size or "any number"} x {size}, {classes})'
+        )
 
     def __call__(
         self, images: Union[Image, Sequence[Image]]

@@ -98,6 +98,15 @@ def test_metadata_says_all_that_is_needed(exported):
     assert Metadata.from_json(entry.value, 'x') == meta
 
 
+def test_what_it_says_of_itself(exported, any_batch):
+    version = Detector(exported).runner.name
+    assert repr(Detector(exported)) == (
+        f"Detector('{exported}', {version}, float32, images: 1 x 192 x 192, 10 classes: zero, one, "
+        'two, ...)'
+    )
+    assert 'images: any number x 192 x 192' in repr(Detector(any_batch))
+
+
 def test_images_arrays_files_and_lists(exported, photo, tmp_path):
     path = tmp_path / 'photo.png'
     cv2.imwrite(str(path), photo)

@@ -3,6 +3,7 @@
 
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -50,16 +51,23 @@ def test_all_forms(tool, config, checkpoint, capsys, monkeypatch):
             form = [*module.FORMS[name], '--tolerance', '1e3', '1']
             monkeypatch.setitem(module.FORMS, name, form)
     module.main([config, '--checkpoint', checkpoint, '--hw', '96', '128', '--threads', '1'])
-    rows = [line for line in capsys.readouterr().out.splitlines() if 'float' in line]
+    lines = capsys.readouterr().out.splitlines()
+    exported = [line for line in lines if line.endswith(' is exported')]
+    assert exported == [f'{name} is exported' for name in module.FORMS]
+    # a line of each as soon as it is known, then the table
+    assert re.match(r'PyTorch: bbox_mAP 0\.\d+$', lines[4])
+    rows = [line for line in lines if line.startswith('│') and 'float' in line]
     assert len(rows) == len(LIMITS)
-    for row, (title, pixels, score) in zip(rows, LIMITS):
+    for row, line, (title, pixels, score) in zip(rows, lines[5:], LIMITS):
         assert re.search(title, row)
+        assert re.match(f'{title}: bbox_mAP .*, pixels .*, score .*, missing 0$', line)
         cells = [cell.strip() for cell in row.strip('│').split('│')]
         assert float(cells[-4]) < pixels and float(cells[-3]) < score
         # at least the best ten of each of three images; none is missing
         assert int(cells[-2]) >= 30 and cells[-1] == '0'
-    with pytest.raises(SystemExit, match='error: export failed:.*\n?.*missing.pth: no such file'):
-        module.main([config, '--checkpoint', 'missing.pth'])
+    Path(checkpoint).write_text('no weights')
+    with pytest.raises(SystemExit, match='error: export failed:\nerror: '):
+        module.main([config, '--checkpoint', checkpoint])
 
 
 def test_bad_arguments(tool, config, tmp_path, capsys):
@@ -70,6 +78,8 @@ def test_bad_arguments(tool, config, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([config, '--checkpoint', 'a.pth', '--images', '0'])
     assert '--images must be at least 1, got 0' in capsys.readouterr().err
+    with pytest.raises(SystemExit, match='error: missing.pth: no such file'):
+        main([config, '--checkpoint', 'missing.pth'])
     with pytest.raises(SystemExit, match='error: .*m.onnx: no such file'):
         main([config, str(tmp_path / 'm.onnx')])
 
