@@ -10,7 +10,13 @@ same arguments. Deploy configs are in configs/deploy.
 import argparse
 import os
 
-from deim_mmdet.deploy.runners.runner import import_backend
+from command_line import (
+    errors_in_one_line,
+    refuse_folder,
+    refuse_missing_files,
+    refuse_missing_packages,
+    silence_mmdeploy,
+)
 
 
 def parse_args(args=None):
@@ -33,22 +39,23 @@ def parse_args(args=None):
 
 def main(args=None) -> None:
     args = parse_args(args)
-    try:
+    with errors_in_one_line(also=(AssertionError, KeyError)):
+        refuse_missing_files(args.deploy_config, args.config, args.checkpoint, *args.image)
+        refuse_folder(args.work_dir)
+        refuse_missing_packages('mmdeploy', extra='mmdeploy')
+        silence_mmdeploy()
         convert(args)
-    except (AssertionError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
 
 
 def convert(args) -> None:
-    import_backend('mmdeploy', 'mmdeploy')
+    import deim_mmdet  # noqa: F401  makes mmdet importable with mmcv-lite
+
+    # isort: split
     from mmdeploy.apis import torch2onnx, visualize_model
     from mmdeploy.apis.utils import to_backend
     from mmdeploy.backend.sdk.export_info import export2SDK
     from mmdeploy.utils import Backend, get_backend, get_ir_config
 
-    for path in (args.checkpoint, *args.image):
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f'{path}: no such file')
     deploy_config, config = load_configs(args)
     os.makedirs(args.work_dir, exist_ok=True)
     graph = get_ir_config(deploy_config)['save_file']

@@ -8,10 +8,16 @@ same arguments.
 """
 
 import argparse
+import os
 
+from command_line import (
+    errors_in_one_line,
+    refuse_folder,
+    refuse_missing_files,
+    refuse_missing_packages,
+    silence_mmdeploy,
+)
 from mmengine.config import DictAction
-
-from deim_mmdet.deploy.runners.runner import import_backend
 
 
 def parse_args(args=None):
@@ -32,15 +38,20 @@ def parse_args(args=None):
 
 def main(args=None) -> dict:
     args = parse_args(args)
-    try:
+    with errors_in_one_line(also=(AssertionError, KeyError)):
+        refuse_missing_files(args.deploy_config, args.config)
+        refuse_missing_files(*(path for path in args.model if not os.path.isdir(path)))
+        refuse_folder(args.work_dir)
+        refuse_missing_packages('mmdeploy', extra='mmdeploy')
+        silence_mmdeploy()
         return test(args)
-    except (AssertionError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
 
 
 def test(args) -> dict:
     """Metrics of the test set."""
-    import_backend('mmdeploy', 'mmdeploy')
+    import deim_mmdet  # makes mmdet importable with mmcv-lite
+
+    # isort: split
     from mmdeploy.apis import build_task_processor
     from mmdeploy.utils import load_config
 

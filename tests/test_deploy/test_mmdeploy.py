@@ -125,6 +125,7 @@ def converted(tmp_path_factory):
 
 
 def load_tool(name: str):
+    sys.path.append(str(ROOT / 'tools'))  # tools import their neighbours
     spec = importlib.util.spec_from_file_location(name, ROOT / f'tools/{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -522,6 +523,19 @@ def test_failed_export_leaves_nothing(converted, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match='disk full'):
         torch2onnx(paths[0], str(tmp_path), 'm.onnx', deploy, config, checkpoint, 'cpu')
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b'an older graph']
+
+
+def test_tools_are_quiet(converted, tmp_path):
+    """What mmdeploy says in every run is left out, by its words."""
+    folder, _, checkpoint, paths = converted
+    arguments = [FOLDER / 'detection_onnxruntime_batch.py', folder / 'config.py', checkpoint]
+    command = [ROOT / 'tools/mmdeploy_convert.py', *arguments, paths[0], '--work-dir', tmp_path]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0 and 'written: ' in text, text
+    assert 'Export PyTorch model to ONNX' in text
+    for noise in ('Failed to search registry', 'already been registered', 'get_onnx_config'):
+        assert noise not in text
 
 
 def test_tool_wants_the_module(converted, tmp_path):
