@@ -1,7 +1,8 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """What happens to weights when they are loaded into one of our models."""
 
-from typing import Any, Dict, Sequence
+import re
+from typing import Any, Dict, Iterable, Sequence
 
 import torch.nn as nn
 from mmengine.logging import print_log
@@ -9,7 +10,7 @@ from mmengine.logging import print_log
 from deim_mmdet.models.detectors import DEYO
 
 from .class_rows import CLASS_TENSOR, class_tensors, count_class_rows, fit_category_ids
-from .configs import describe_configs, model_differences
+from .configs import DENOISING, describe_configs, model_differences
 from .stage_one import is_stage_one
 from .state_dict import COUNTER, convert_state_dict, is_published
 
@@ -50,7 +51,8 @@ def convert_published(module: nn.Module, state_dict: Dict[str, Any]) -> None:
 
 
 def refuse_other_models(module: nn.Module, state_dict: Dict[str, Any], prefix: str) -> None:
-    """Stop when a checkpoint belongs to a model of another size, or has other classes.
+    """Stop when a checkpoint belongs to a model of another size or architecture, or has other
+    classes.
 
     For training ``LoadWeightsHook`` has fitted the class rows by then. Everywhere else a class
     layer that keeps its initial values predicts at random, which mmengine would only log.
@@ -78,8 +80,9 @@ def refuse_other_models(module: nn.Module, state_dict: Dict[str, Any], prefix: s
             different += [f'{name}: in the checkpoint only' for name in sorted(theirs - mine)]
             different += [f'{name}: in the model only' for name in sorted(mine - theirs)]
     if different:
+        kind = 'architecture' if _differ_in_kind(own, weights) else 'model size'
         raise ValueError(
-            f'the checkpoint is of another model size: {len(different)} of {len(own)} tensors '
+            f'the checkpoint is of another {kind}: {len(different)} of {len(own)} tensors '
             f'differ, first {different[0]}. {describe_configs(weights)} Use the config that the '
             'checkpoint was trained with, or leave out load_from / the checkpoint.'
         )
@@ -95,6 +98,22 @@ def refuse_other_models(module: nn.Module, state_dict: Dict[str, Any], prefix: s
             "other classes, default_hooks=dict(load_weights=dict(type='LoadWeightsHook')) fits the "
             f'class layers by name. First tensor that differs: {other_classes[0]}.'
         )
+
+
+def _differ_in_kind(own: Iterable[str], weights: Iterable[str]) -> bool:
+    """Whether the parts of two models have other names, as 'backbone.stem' and 'backbone.conv1'.
+
+    Sizes of one architecture differ in what is inside of the parts, or one has a part more.
+    """
+    mine, theirs = (
+        {
+            re.sub(r'\d+', '', '.'.join(name.split('.')[:2]))
+            for name in names
+            if not name.startswith(DENOISING)
+        }
+        for names in (own, weights)
+    )
+    return bool(mine - theirs and theirs - mine)
 
 
 def _is_backbone(name: str) -> bool:

@@ -123,6 +123,15 @@ def test_another_family_is_refused(published_file):
         load_checkpoint(model, str(published_file))
 
 
+def test_another_architecture_is_refused(model):
+    """Under our names, as a run here leaves it."""
+    ours = to_mmdet_checkpoint(published_state('deim_r18vd_120e'))['state_dict']
+    with pytest.raises(
+        ValueError, match='another architecture: .*Configs that fit: .*deim_rtdetrv2_r18vd_8xb2'
+    ):
+        model.load_state_dict(ours)
+
+
 def test_a_larger_size_is_refused():
     # the weights of R18 have the names and shapes of the first blocks of R34
     published = published_state('deim_r18vd_120e')
