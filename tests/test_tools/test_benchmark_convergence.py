@@ -116,37 +116,28 @@ def test_a_run_that_fails_does_not_stop_the_others(benchmark, tmp_path, monkeypa
 @pytest.mark.slow
 def test_a_stopped_benchmark_loses_nothing(tmp_path):
     """It gives the very numbers of one that was never stopped."""
-    choice = ['--detectors', 'dfine-atto', '--variants', 'both', 'baseline', '--seeds', '3']
+    choice = ['--detectors', 'dfine-atto', '--variants', 'both', '--seeds', '3']
     command = [sys.executable, str(TOOLS / 'benchmark_convergence.py'), *TINY, *choice]
 
     def call(out, **kwargs):
-        return subprocess.Popen(
-            [*command, '--jobs', '1', '--work-dir', str(tmp_path / out)], text=True, **kwargs
-        )
+        return subprocess.Popen([*command, '--work-dir', str(tmp_path / out)], text=True, **kwargs)
+
+    def epochs_of(out):
+        epochs = read_epochs(tmp_path / out / 'runs' / 'dfine-atto_both_seed-3' / 'epochs.csv')
+        return [replace(epoch, seconds=0.0, cpu_seconds=0.0) for epoch in epochs]
 
     assert call('at-once').wait(timeout=600) == 0
     stopped = call('stopped', stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    files = {
-        variant: f'runs/dfine-atto_{variant}_seed-3/epochs.csv' for variant in ('baseline', 'both')
-    }
-    first = tmp_path / 'stopped' / files['baseline']
-    while not first.exists():
+    while not epochs_of('stopped'):
         assert stopped.poll() is None
         time.sleep(0.01)
     stopped.send_signal(signal.SIGTERM)
     assert 'Stopped. The same command goes on from here.' in stopped.communicate(timeout=60)[0]
-    assert len(read_epochs(first)) == 1
+    assert len(epochs_of('stopped')) == 1
     assert call('stopped').wait(timeout=600) == 0
 
-    timed = dict(seconds=0.0, cpu_seconds=0.0)
-    for file in files.values():
-        one, other = (
-            [replace(epoch, **timed) for epoch in read_epochs(tmp_path / out / file)]
-            for out in ('at-once', 'stopped')
-        )
-        assert one == other and len(one) == 2
+    assert epochs_of('stopped') == epochs_of('at-once') and len(epochs_of('at-once')) == 2
     assert not list((tmp_path / 'stopped').rglob('*.pth'))
     setup = json.loads((tmp_path / 'stopped' / 'setup.json').read_text())
     assert setup['setup']['epochs'] == 2 and 'torch' in setup['versions']
-    assert '| dfine-atto | both | 2 |' in (tmp_path / 'stopped' / 'table.md').read_text()
-    assert cv2.imread(str(tmp_path / 'stopped' / 'curves.png')) is not None
+    assert len((tmp_path / 'stopped' / 'curves.csv').read_text().splitlines()) == 3
