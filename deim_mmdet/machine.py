@@ -18,6 +18,7 @@ GOVERNOR = Path('/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor')
 DISTRIBUTIONS = (
     'numpy', 'torch', 'mmcv', 'mmcv-lite', 'mmengine', 'mmdet', 'onnx', 'onnxruntime',
     'onnxruntime-gpu', 'openvino', 'tensorrt', 'tensorrt-rtx', 'tensorrt_rtx_cu12_bindings',
+    'transformers',
 )  # fmt: skip
 # Clocks that differ by less are the same.
 CLOCK_MARGIN = 0.01

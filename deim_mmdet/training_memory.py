@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 from weakref import WeakSet
 
 import torch
@@ -123,10 +123,20 @@ def training_memory(
 
 
 def training_memory_apart(cfg: Config, *args) -> TrainingMemory:
-    """:func:`training_memory` in a process of its own, whose memory is that of this step alone."""
+    """:func:`training_memory` in a process of its own."""
+    return apart(training_memory, cfg, *args)
+
+
+def apart(function: Callable, *args):
+    """Call a function in a new process, whose memory is that of this call alone.
+
+    Args:
+        function (Callable): At the top level of a module.
+        args: Its arguments; they and the result are copied.
+    """
     quiet = partial(MMLogger.get_instance, 'mmdet', log_level='WARNING')  # no line per tensor
     with _freed_memory_goes_back(), multiprocessing.get_context('spawn').Pool(1, quiet) as pool:
-        return pool.apply(training_memory, (cfg, *args))
+        return pool.apply(function, args)
 
 
 @contextmanager

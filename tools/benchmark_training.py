@@ -1,31 +1,43 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""Where the time of a training step goes: data loading, forward, matching, losses, backward,
-optimiser.
+"""Where the time of a training step goes: forward, matching, losses, backward, optimiser; beside
+it data loading, or the same step in another implementation.
 
-python tools/benchmark_training.py configs/deim/deim_dfine_hgnetv2-n_8xb16-160e_coco.py
---batch-size 8
+    python tools/benchmark_training.py CONFIG [--batch-size 8] [--objects 60] [--size 640]
+    python tools/benchmark_training.py CONFIG --peer transformers
+
+With --peer both have the same weights, images, objects, batch, precision, device and optimiser,
+and take turns, step by step. Before anything is timed their losses are compared term by term. Then
+matching and losses are timed alone, on the same predictions.
 """
 
 import argparse
 import statistics
+import sys
 import time
-from collections import defaultdict
-from contextlib import contextmanager
-from typing import Dict, List
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmengine.structures import InstanceData
 
-PHASES = ('forward', 'matching', 'losses', 'backward', 'optimiser')
+import deim_mmdet  # noqa: F401  makes mmdet importable with mmcv-lite
+from deim_mmdet.benchmark.report import mib, milliseconds, print_conditions, print_table
+from deim_mmdet.benchmark.training_step import (
+    PHASES,
+    StepOptions,
+    TrainingStep,
+    build_step,
+    median_of_phases,
+    take_turns,
+)
+
+HERE = 'deim_mmdet'
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse_args(args=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         'config', help='config file of a detector with a set-prediction head of this package'
     )
@@ -37,142 +49,116 @@ def parse_args():
     parser.add_argument('--steps', type=int, default=5, help='timed steps')
     parser.add_argument('--warmup', type=int, default=1, help='steps before the timed ones')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--skip-loader', action='store_true', help='do not time data loading')
     parser.add_argument('--amp', action='store_true', help="with the config's mixed precision")
     parser.add_argument('--seed', type=int, default=0)
-    return parser.parse_args()
-
-
-def main():
-    args = parse_args()
-    torch.manual_seed(args.seed)
-    MMLogger.get_instance('mmdet', log_level='WARNING')  # no line per initialised tensor
-    config = Config.fromfile(args.config)
-    init_default_scope(config.get('default_scope', 'mmdet'))
-    height, width = (args.size * 2)[:2]
-
-    model = build_model(config, args.device)
-    if not args.amp:
-        config.optim_wrapper.type = 'OptimWrapper'
-        config.optim_wrapper.pop('dtype', None)
-    optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
-    batch = synthetic_batch(
-        args.batch_size, height, width, args.objects, model.bbox_head.num_classes
+    parser.add_argument('--skip-loader', action='store_true', help='do not time data loading')
+    parser.add_argument(
+        '--peer', choices=('transformers',), help='time the same step there, too, in turns'
     )
-    times = time_steps(model, optim_wrapper, batch, args.warmup, args.steps)
+    parser.add_argument(
+        '--loss-objects',
+        type=int,
+        nargs='*',
+        default=(60, 200),
+        help='with --peer: objects per image of matching and losses alone',
+    )
+    parser.add_argument('--skip-step', action='store_true', help='with --peer: losses alone')
+    parser.add_argument('--skip-memory', action='store_true', help='with --peer: no peak memory')
+    return parser.parse_args(args)
+
+
+def main(args=None) -> None:
+    args = parse_args(args)
+    MMLogger.get_instance('mmdet', log_level='WARNING')  # no line per initialised tensor
+    try:
+        config = Config.fromfile(args.config)
+        (with_peer if args.peer else alone)(config, args)
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from None
+
+
+def alone(config: Config, args) -> None:
+    """Every phase and its share."""
+    step = build_step(config, options_of(args))
+    take_turns({HERE: step}, args.warmup, args.steps)
+    loader = None
     if not args.skip_loader:
         try:
-            times['data loading'] = time_loader(config, args.warmup, args.steps)
+            loader = time_loader(config, args.warmup, args.steps)
         except FileNotFoundError as error:
             print(f'data loading is not timed: {error}')
 
-    print(
-        f'{args.config}\n{args.batch_size} images of {height} x {width}, '
-        f'{args.objects} objects each, {args.device}, torch {torch.__version__}, '
-        f'{torch.get_num_threads()} threads, '
-        f'{"mixed precision" if args.amp else "float32"}, median of {args.steps} steps'
-    )
-    print_table(times)
+    medians = median_of_phases(step)
+    describe(args, step)
+    rows = [
+        (phase, milliseconds(medians[phase]), f'{medians[phase] / medians["step"]:.1%}')
+        for phase in (*PHASES, 'step')
+    ]
+    if loader:
+        rows.append(('data loading, beside the step', milliseconds(loader), ''))
+    print_table(('phase', 'ms', 'share'), *rows)
+    both = medians['matching'] + medians['losses']
+    print(f'matching + losses take {both / medians["step"]:.2%} of a step')
 
 
-def build_model(config: Config, device: str) -> torch.nn.Module:
-    """The detector, in training mode and without multi-scale: every step has the same size."""
-    from mmdet.registry import MODELS
+def with_peer(config: Config, args) -> None:
+    """Every phase here and there."""
+    from deim_mmdet.benchmark.same_losses import same_losses, summary
+    from deim_mmdet.benchmark.transformers_peer import transformers_step
 
-    cfg = config.model.copy()
-    cfg.data_preprocessor = dict(cfg.data_preprocessor, batch_augments=None)
-    cfg.backbone = dict(cfg.backbone, init_cfg=None)
-    model = MODELS.build(cfg)
-    model.init_weights()
-    return model.to(device).train()
-
-
-def synthetic_batch(
-    batch_size: int, height: int, width: int, objects: int, num_classes: int
-) -> Dict[str, list]:
-    """Noise images with random boxes inside them, as a collated batch of the data loader."""
-    from mmdet.structures import DetDataSample
-
-    samples = []
-    for _ in range(batch_size):
-        wh = 0.02 + 0.2 * torch.rand(objects, 2)
-        centre = wh / 2 + (1 - wh) * torch.rand(objects, 2)
-        boxes = torch.cat([centre - wh / 2, centre + wh / 2], dim=1)
-        sample = DetDataSample(
-            metainfo=dict(
-                img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0)
+    ours = build_step(config, options_of(args))
+    theirs = transformers_step(config, ours)
+    describe(args, ours)
+    print(summary(same_losses(ours, theirs)))
+    if not args.skip_step:
+        take_turns({HERE: ours, args.peer: theirs}, args.warmup, args.steps)
+        here, there = median_of_phases(ours), median_of_phases(theirs)
+        here['losses'] += here.pop('matching')
+        rows = [
+            ('matching + losses' if phase == 'losses' else phase, *compared(here[phase], seconds))
+            for phase, seconds in (
+                (phase, there[phase]) for phase in (*PHASES, 'step') if phase in there
             )
-        )
-        sample.gt_instances = InstanceData(
-            bboxes=boxes * boxes.new_tensor([width, height, width, height]),
-            labels=torch.randint(num_classes, (objects,)),
-        )
-        samples.append(sample)
-    images = list(torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8))
-    return dict(inputs=images, data_samples=samples)
+        ]
+        print_table(('phase, ms', HERE, args.peer, 'ratio'), *rows)
+    for objects in args.loss_objects:
+        compare_losses(ours, theirs, objects, args)
+    if not (args.skip_step or args.skip_memory):
+        compare_memory(config, options_of(args), args.peer)
 
 
-def time_steps(
-    model, optim_wrapper, batch: Dict[str, list], warmup: int, steps: int
-) -> Dict[str, List[float]]:
-    """Seconds of every phase of every timed step; phases do not contain each other."""
-    clock = PhaseClock(next(model.parameters()).device)
-    clock.wrap(model, 'loss', 'forward')
-    clock.wrap(model.bbox_head, 'loss', 'losses')
-    clock.wrap(model.bbox_head, 'assign', 'matching')
-    clock.wrap(optim_wrapper, 'backward', 'backward')
-    clock.wrap(optim_wrapper, 'step', 'optimiser')
-    for step in range(warmup + steps):
-        if step == warmup:
-            clock.seconds.clear()
-        with optim_wrapper.optim_context(model):
-            data = model.data_preprocessor(batch, training=True)
-            losses = model(**data, mode='loss')
-        loss, _ = model.parse_losses(losses)
-        optim_wrapper.update_params(loss)
-    return {phase: clock.seconds[phase] for phase in PHASES}
+def compare_losses(ours: TrainingStep, theirs, objects: int, args) -> None:
+    """Matching and losses alone, on the same predictions."""
+    from deim_mmdet.benchmark.losses_alone import time_losses
+    from deim_mmdet.benchmark.same_losses import summary
+
+    terms, times = time_losses(ours.model, theirs.model, args.batch_size, objects, args.steps)
+    print(f'\nmatching + losses alone, {objects} objects per image; {summary(terms)}')
+    print_table(
+        ('ms', HERE, args.peer, 'ratio'),
+        *((name, *compared(here, there)) for name, (here, there) in times.items()),
+    )
 
 
-class PhaseClock:
-    """Times methods; what a timed method spends inside another timed one is the other's.
+def compare_memory(config: Config, options: StepOptions, peer: str) -> None:
+    """Each in a process of its own."""
+    from deim_mmdet.benchmark.peak_memory import peak_of_step
+    from deim_mmdet.training_memory import apart
 
-    Args:
-        device (torch.device): Device to wait for before the clock is read.
-    """
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.seconds = defaultdict(list)
-        self.inner = []
-
-    def wrap(self, owner: object, method: str, phase: str):
-        """Replace ``owner.method`` by a version that adds to ``phase``."""
-        original = getattr(owner, method)
-
-        def timed(*args, **kwargs):
-            with self.measure(phase):
-                return original(*args, **kwargs)
-
-        setattr(owner, method, timed)
-
-    @contextmanager
-    def measure(self, phase: str):
-        self.inner.append(0.0)
-        start = self.now()
-        yield
-        total = self.now() - start
-        self.seconds[phase].append(total - self.inner.pop())
-        if self.inner:
-            self.inner[-1] += total
-
-    def now(self) -> float:
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+    peaks = [apart(peak_of_step, config, options, is_peer) for is_peer in (False, True)]
+    print(
+        f'\npeak of a step beyond what is in use between two: {mib(peaks[0])} MiB here, '
+        f'{mib(peaks[1])} MiB in {peer}, ratio {peaks[0] / peaks[1]:.2f}'
+    )
 
 
-def time_loader(config: Config, warmup: int, steps: int) -> List[float]:
-    """Seconds per batch of the config's own training data loader, workers included."""
+def options_of(args) -> StepOptions:
+    hw = tuple(args.size * 2)[:2]
+    return StepOptions(hw, args.batch_size, args.objects, args.device, args.amp, args.seed)
+
+
+def time_loader(config: Config, warmup: int, steps: int) -> float:
+    """Seconds per batch of the config's own training data loader, workers included: median."""
     loader = Runner.build_dataloader(config.train_dataloader, seed=0)
     seconds, start = [], time.perf_counter()
     for step, _ in enumerate(loader):
@@ -180,19 +166,22 @@ def time_loader(config: Config, warmup: int, steps: int) -> List[float]:
         if step + 1 == warmup + steps:
             break
         start = time.perf_counter()
-    return seconds[warmup:]
+    return statistics.median(seconds[warmup:] or seconds)
 
 
-def print_table(times: Dict[str, List[float]]):
-    medians = {phase: statistics.median(seconds) for phase, seconds in times.items()}
-    step = sum(medians[phase] for phase in PHASES)
-    for phase, seconds in medians.items():
-        share = f'{100 * seconds / step:5.1f} % of a step' if phase in PHASES else 'beside the step'
-        print(f'{phase:16}{1000 * seconds:10.1f} ms  {share}')
-    print(f'{"step":16}{1000 * step:10.1f} ms')
-    both = medians['matching'] + medians['losses']
-    print(f'matching + losses take {100 * both / step:.2f} % of a step')
+def describe(args, step: TrainingStep) -> None:
+    dtype = getattr(step.optim_wrapper, 'dtype', torch.float32)
+    height, width = step.data['inputs'].shape[-2:]
+    print_conditions(
+        args.config,
+        f'{args.batch_size} images of {height} x {width}, {args.objects} objects each, '
+        f'{args.device}, {str(dtype).replace("torch.", "")}, median of {args.steps} steps',
+    )
+
+
+def compared(here: float, there: float) -> tuple:
+    return milliseconds(here), milliseconds(there), f'{here / there:.2f}'
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())
