@@ -79,8 +79,8 @@ def refuse_folder(path) -> None:
 
 
 def silence_mmdeploy() -> None:
-    """Leave :data:`MMDEPLOY_NOISE` out of mmengine's log, and nothing else."""
+    """Leave :data:`MMDEPLOY_NOISE` out of mmdeploy's log, and nothing else."""
     from mmengine.logging import MMLogger
 
-    logger = MMLogger.get_current_instance()
+    logger = MMLogger.get_instance('mmdeploy', log_level='INFO')  # as mmdeploy would make it
     logger.addFilter(lambda record: record.getMessage() not in MMDEPLOY_NOISE)
