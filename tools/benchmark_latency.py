@@ -3,6 +3,7 @@
 
     python tools/benchmark_latency.py CONFIG [CHECKPOINT]
     python tools/benchmark_latency.py model.onnx model.xml model.engine
+    python tools/benchmark_latency.py CONFIG --backends transformers pytorch compile
     python tools/benchmark_latency.py CONFIG CHECKPOINT --json new.json --compare old.json
     python tools/benchmark_latency.py new.json --compare old.json
 
@@ -18,7 +19,8 @@ On a GPU the first two are times of the GPU alone: inputs lie there, results sta
 
 A config is built in its deploy form, and exported for what needs a file; without a checkpoint it
 has random weights, which take as long. Of an ONNX file that another program exported, the graph is
-timed in ONNX Runtime. Reports are compared only if they are of the same config, kind of machine and
+timed in ONNX Runtime. With transformers in --backends the same weights are timed in Hugging Face
+transformers. Reports are compared only if they are of the same config, kind of machine and
 protocol.
 """
 
@@ -31,6 +33,7 @@ from pathlib import Path
 from command_line import errors_in_one_line, refuse_missing_files, refuse_output
 
 BACKENDS = ('pytorch', 'compile', 'onnxruntime', 'openvino', 'tensorrt')
+PEERS = ('transformers', 'transformers-compile')
 
 
 def parse_args(args=None):
@@ -47,9 +50,9 @@ def parse_args(args=None):
     parser.add_argument(
         '--backends',
         nargs='+',
-        choices=BACKENDS,
+        choices=(*BACKENDS, *PEERS),
         help='what to time; defaults to everything that is installed for a config, and to what a '
-        'file is made for',
+        'file is made for; transformers only when asked for',
     )
     parser.add_argument(
         '--size', type=int, nargs=2, metavar=('H', 'W'), help='of the input; defaults to 640 640'

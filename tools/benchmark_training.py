@@ -28,6 +28,7 @@ from deim_mmdet.benchmark.training_step import (
     TrainingStep,
     build_step,
     median_of_phases,
+    ratio_of_neighbours,
     take_turns,
 )
 
@@ -62,7 +63,7 @@ def parse_args(args=None):
         default=(60, 200),
         help='with --peer: objects per image of matching and losses alone',
     )
-    parser.add_argument('--skip-step', action='store_true', help='with --peer: losses alone')
+    parser.add_argument('--skip-step', action='store_true', help='with --peer: time no step')
     parser.add_argument('--skip-memory', action='store_true', help='with --peer: no peak memory')
     return parser.parse_args(args)
 
@@ -121,9 +122,10 @@ def with_peer(config: Config, args) -> None:
             )
         ]
         print_table(('phase, ms', HERE, args.peer, 'ratio'), *rows)
+        print(f'median ratio of steps side by side: {ratio_of_neighbours(ours, theirs):.2f}')
     for objects in args.loss_objects:
         compare_losses(ours, theirs, objects, args)
-    if not (args.skip_step or args.skip_memory):
+    if not args.skip_memory:
         compare_memory(config, options_of(args), args.peer)
 
 

@@ -157,3 +157,9 @@ def median_of_phases(step: TrainingStep) -> Dict[str, float]:
     """Median seconds of every phase, and of the ``step`` as a whole."""
     medians = {phase: statistics.median(times) for phase, times in step.clock.seconds.items()}
     return dict(medians, step=statistics.median(step.clock.totals()))
+
+
+def ratio_of_neighbours(here: TrainingStep, there: TrainingStep) -> float:
+    """Median, over the turns, of how many times as long the step here took as the one there that
+    came next: what slows the machine down for a while slows both."""
+    return statistics.median(a / b for a, b in zip(here.clock.totals(), there.clock.totals()))

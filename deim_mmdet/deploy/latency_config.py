@@ -108,6 +108,23 @@ def pytorch_candidate(source: ConfigSource, name: str, compiled: bool = False) -
     return candidate(name, whole, network, source.request.protocol)
 
 
+def transformers_candidate(source: ConfigSource, name: str, compiled: bool = False) -> Candidate:
+    """With the same weights in Hugging Face transformers."""
+    # NOTE imported here: nothing else of this package needs transformers
+    from deim_mmdet.benchmark.transformers_peer import transformers_model
+    from deim_mmdet.benchmark.transformers_runner import TransformersRunner
+
+    half = source.is_half(source.device != 'cpu')
+    settings = (source.metadata(half), source.device, half, compiled)
+    whole, network = (
+        TransformersRunner(
+            *transformers_model(source.config, source.detector), *settings, postprocess=value
+        )
+        for value in (True, False)
+    )
+    return candidate(name, whole, network, source.request.protocol)
+
+
 def graph_candidate(source: ConfigSource, name: str, backend: str) -> Candidate:
     on_gpu = backend == 'tensorrt' or (
         backend == 'onnxruntime' and source.device != 'cpu' and onnxruntime_has_cuda()
@@ -122,6 +139,15 @@ CANDIDATES: Dict[str, tuple] = {
     'pytorch': ('PyTorch', pytorch_candidate),
     'compile': ('PyTorch compiled', partial(pytorch_candidate, compiled=True)),
     **{name: (title, partial(graph_candidate, backend=name)) for name, title in TITLES.items()},
+}
+
+# Other implementations of the same detector: timed only when asked for by name.
+PEERS: Dict[str, tuple] = {
+    'transformers': ('transformers', transformers_candidate),
+    'transformers-compile': (
+        'transformers compiled',
+        partial(transformers_candidate, compiled=True),
+    ),
 }
 
 
@@ -145,4 +171,5 @@ def makers_of_config(
     torch.set_num_threads(request.protocol.threads)
     torch.backends.cudnn.benchmark = True  # the size of the input never changes
     source = ConfigSource(config, checkpoint, changes, request, folder)
-    return {title: partial(make, source, title) for title, make in map(CANDIDATES.get, names)}
+    known = {**CANDIDATES, **PEERS}
+    return {title: partial(make, source, title) for title, make in map(known.get, names)}

@@ -14,7 +14,7 @@ pytest.importorskip('onnxruntime')
 from deim_mmdet.deploy import ExportOptions
 from deim_mmdet.deploy.latency import Candidate, Protocol, Report, Result, Timing
 from deim_mmdet.deploy.latency_candidates import Request
-from deim_mmdet.deploy.latency_config import CANDIDATES, makers_of_config
+from deim_mmdet.deploy.latency_config import CANDIDATES, PEERS, makers_of_config
 from deim_mmdet.deploy.latency_tables import show
 from deim_mmdet.machine import Machine
 from tests.test_deploy.fake_tensorrt import install
@@ -145,7 +145,9 @@ def test_a_cpu_has_no_tensorrt(tool, monkeypatch, tmp_path):
     request = Request(Protocol(hw=(192, 192)), device='cpu')
     makers = makers_of_config(CONFIG, None, [], request, tmp_path)
     assert list(makers) == ['PyTorch', 'PyTorch compiled', 'ONNX Runtime', 'OpenVINO']
-    assert tool('benchmark_latency').BACKENDS == tuple(CANDIDATES)
+    tool = tool('benchmark_latency')
+    assert tool.BACKENDS == tuple(CANDIDATES)
+    assert tool.PEERS == tuple(PEERS)
 
 
 def test_an_interrupt_ends_it_in_one_line(tool, monkeypatch, graph):
