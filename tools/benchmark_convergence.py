@@ -287,7 +287,7 @@ class Progress:
 
 def finished_runs(out: Path, setup: Setup) -> Curves:
     """All that the folder holds, those of other calls too."""
-    there = [RunName.parse(folder.name) for folder in (out / 'runs').iterdir()]
+    there = [RunName.parse(file.parent.name) for file in (out / 'runs').glob('*/epochs.csv')]
     seeds = sorted({run.seed for run in there})
     found = {}
     for run in order_of_runs(list(PRESETS[setup.preset].detectors), list(VARIANTS), seeds):
@@ -310,7 +310,10 @@ def log_of(out: Path, run: RunName) -> Path:
 
 def write_results(out: Path, setup: Setup) -> None:
     curves = finished_runs(out, setup)
-    check_same_conditions(curves, same_images=PRESETS[setup.preset].workers == 0)
+    try:
+        check_same_conditions(curves, same_images=PRESETS[setup.preset].workers == 0)
+    except RuntimeError as error:
+        raise SystemExit(f'error: {error}') from None
     summaries = summarize(curves)
     seeds = sorted({run.seed for run in curves})
     text = (

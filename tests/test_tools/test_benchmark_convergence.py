@@ -96,6 +96,9 @@ def test_finished_runs_are_kept(benchmark, tmp_path, monkeypatch, capsys):
     assert '| dfine-atto | both, half the epochs | 1 |' in capsys.readouterr().out
     assert len((out / 'curves.csv').read_text().splitlines()) == 1 + 2 + 1
     assert cv2.imread(str(out / 'curves.png')) is not None
+    file.write_text(epochs_to_csv([replace(epochs[0], weights_crc32=0)]))
+    with pytest.raises(SystemExit, match='error: .* cannot be compared: .* weights_crc32'):
+        benchmark.main([*arguments, '--work-dir', str(out)])
 
 
 def test_a_run_that_fails_does_not_stop_the_others(benchmark, tmp_path, monkeypatch, capsys):
