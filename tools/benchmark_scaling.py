@@ -14,6 +14,7 @@ import argparse
 import sys
 
 import torch
+from command_line import errors_in_one_line
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
@@ -46,15 +47,13 @@ def parse_args(args=None):
 def main(args=None) -> None:
     args = parse_args(args)
     MMLogger.get_instance('mmdet', log_level='WARNING')  # no line per initialised tensor
-    try:
+    with errors_in_one_line():
         config = Config.fromfile(args.config)
         print_conditions(args.config)
         if args.processes:
             show_throughput(config, args)
         else:
             show_matching(config, args)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
 
 
 def show_matching(config: Config, args) -> None:

@@ -16,6 +16,7 @@ import sys
 import time
 
 import torch
+from command_line import errors_in_one_line
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
@@ -71,11 +72,9 @@ def parse_args(args=None):
 def main(args=None) -> None:
     args = parse_args(args)
     MMLogger.get_instance('mmdet', log_level='WARNING')  # no line per initialised tensor
-    try:
+    with errors_in_one_line():
         config = Config.fromfile(args.config)
         (with_peer if args.peer else alone)(config, args)
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
 
 
 def alone(config: Config, args) -> None:
