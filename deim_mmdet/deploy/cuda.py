@@ -75,7 +75,7 @@ class Stream:
     def wait(self) -> None:
         _check(_runtime().cudaStreamSynchronize(self.handle))
 
-    def capture(self, enqueue: Callable[[], None]) -> 'Graph':
+    def capture(self, enqueue: Callable[[], None]) -> 'CudaGraph':
         """Record what a function would do, instead of doing it."""
         runtime = _runtime()
         # other threads may allocate meanwhile
@@ -87,7 +87,7 @@ class Stream:
             error, graph = runtime.cudaStreamEndCapture(self.handle)
         _check((error, None))
         try:
-            return Graph(self, _check(runtime.cudaGraphInstantiate(graph, 0)))
+            return CudaGraph(self, _check(runtime.cudaGraphInstantiate(graph, 0)))
         finally:
             runtime.cudaGraphDestroy(graph)
 
@@ -109,7 +109,7 @@ class Stream:
                 runtime.cudaEventDestroy(event)
 
 
-class Graph:
+class CudaGraph:
     """Recorded work, which is launched at once."""
 
     def __init__(self, stream: Stream, executable) -> None:

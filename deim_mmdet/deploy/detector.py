@@ -6,6 +6,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, 
 
 import numpy as np
 
+from .metadata import DIVISOR
 from .runners import open_runner
 
 Image = Union[np.ndarray, str, os.PathLike]
@@ -71,10 +72,10 @@ class Detector:
                 '--dynamic-size, or with --hw'
             )
         self.hw = tuple(hw or self.metadata.hw)
-        if min(self.hw) < 1 or not self.metadata.pad and any(side % 32 for side in self.hw):
+        if min(self.hw) < 1 or not self.metadata.pad and any(side % DIVISOR for side in self.hw):
             raise ValueError(
-                f'{path} takes height and width that are multiples of 32, not {_size(self.hw)}; '
-                'exported with --pad, it takes any'
+                f'{path} takes height and width that are multiples of {DIVISOR}, not '
+                f'{_size(self.hw)}; exported with --pad, it takes any'
             )
         self.metadata.refuse_few_cells(self.hw)
         if score_threshold is None:

@@ -9,6 +9,8 @@ from typing import Optional, Tuple
 KEY = 'deim_mmdet'
 # Rises when a reader of older files would misunderstand newer ones, or the other way round.
 FORMAT = 1
+# What the strides of all detectors divide, and so the sides of their images.
+DIVISOR = 32
 
 
 @dataclass(frozen=True)

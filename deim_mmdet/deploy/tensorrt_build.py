@@ -14,14 +14,13 @@ from deim_mmdet.new_output import new_output, new_outputs, refuse_to_lose
 
 from . import tensorrt_api
 from .cuda import Gpu, open_gpu
-from .metadata import KEY, Metadata
+from .metadata import DIVISOR, KEY, Metadata
 from .runners.runner import import_backend
 from .tensorrt_api import TensorRT
 from .tensorrt_file import EngineInfo, PathLike, description_of, sha256_of
 
 Range = Tuple[int, int, int]
 
-DIVISOR = 32
 BATCHES = (1, 1, 8)
 # From a thumbnail to 4K, for graphs that resize.
 IMAGE_SIZES = {'height': (32, 720, 2160), 'width': (32, 1280, 3840)}
@@ -31,7 +30,7 @@ TURING = '7.5'
 NOISE = '[checkMacros.cpp::catchCudaError'
 
 
-class Graph(NamedTuple):
+class OnnxFile(NamedTuple):
     """An ONNX file as far as building needs to know it.
 
     Attributes:
@@ -170,7 +169,7 @@ def refuse_single_products(trt: TensorRT, capabilities: Sequence[str], who: str)
         )
 
 
-def read_graph(path: PathLike) -> Graph:
+def read_graph(path: PathLike) -> OnnxFile:
     """Read an ONNX file.
 
     Raises:
@@ -200,7 +199,7 @@ def read_graph(path: PathLike) -> Graph:
         value.name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
         for value in graph.input
     }
-    return Graph(path, data, metadata, inputs, products)
+    return OnnxFile(path, data, metadata, inputs, products)
 
 
 def check_graph(path: PathLike, onnx_path: PathLike) -> None:
@@ -226,7 +225,7 @@ def check_graph(path: PathLike, onnx_path: PathLike) -> None:
 
 
 def input_shapes(
-    graph: Graph, shapes: Mapping[str, Range]
+    graph: OnnxFile, shapes: Mapping[str, Range]
 ) -> Dict[str, Tuple[Tuple[int, ...], ...]]:
     """Smallest, best and largest shape of each input.
 
@@ -267,7 +266,7 @@ def input_shapes(
 
 def build_plan(
     trt: TensorRT,
-    graph: Graph,
+    graph: OnnxFile,
     ranges: Dict[str, Tuple[Tuple[int, ...], ...]],
     capabilities: Optional[Sequence[str]] = None,
     timing_cache: Optional[PathLike] = None,
@@ -278,7 +277,7 @@ def build_plan(
 
     Args:
         trt (TensorRT): What builds it.
-        graph (Graph): Its name and contents are read.
+        graph (OnnxFile): Its name and contents are read.
         ranges (dict[str, tuple]): Smallest, best and largest shape of each input.
         capabilities, timing_cache, tf32, detailed: As for :func:`build_engine`.
 
@@ -348,7 +347,7 @@ def _parser_errors(parser) -> str:
     )
 
 
-def _failed(graph: Graph, trt: TensorRT, logger) -> ValueError:
+def _failed(graph: OnnxFile, trt: TensorRT, logger) -> ValueError:
     reasons = [_clean(message) for message in logger.errors if not message.startswith(NOISE)]
     return ValueError(
         f'{trt.name} cannot build an engine of {graph.path}: '

@@ -21,6 +21,7 @@ from deim_mmdet.deploy import (  # noqa: E402
     tensorrt_api,
 )
 from deim_mmdet.deploy.tensorrt_build import (  # noqa: E402
+    OnnxFile,
     build_engine,
     input_shapes,
     read_graph,
@@ -213,7 +214,7 @@ def test_bytes_that_are_resized_inside(atto, folder):
 
 def test_ranges():
     def shapes_of(meta, inputs, **shapes):
-        graph = read_graph.__globals__['Graph'](None, b'', meta, inputs, [])
+        graph = OnnxFile(None, b'', meta, inputs, [])
         return input_shapes(graph, shapes)
 
     meta = describe(detector_of(ATTO), config_of(ATTO), ExportOptions((192, 320)))

@@ -9,9 +9,9 @@ from mmengine.config import Config
 from deim_mmdet.models.detectors import YOLOv8
 from deim_mmdet.version import __version__
 
-from ..metadata import Metadata
+from ..metadata import DIVISOR, Metadata
 from .detection_transformers import DetectionTransformer
-from .end_to_end import DIVISOR, max_detections, network_channels, selection_strides
+from .end_to_end import max_detections, network_channels, selection_strides
 from .onnx_export import ExportOptions
 
 # What mmdet's DetInferencer draws from.
@@ -122,8 +122,12 @@ def padding_warning(detector: nn.Module, metadata: Metadata) -> Optional[str]:
     )
 
 
-def preparation(config: Config):
-    """Settings of the test pipeline's Resize, and the grey of its Pad."""
+def preparation(config: Config) -> Tuple[dict, int]:
+    """Settings of the test pipeline's Resize, and the grey of its Pad.
+
+    Raises:
+        ValueError: Either does what :class:`Detector` does not know.
+    """
     resize, pad_value = {}, 0
     loader = config.get('test_dataloader') or {}
     for step in find_pipeline(loader.get('dataset') or {}):

@@ -16,6 +16,7 @@ from deim_mmdet.models.dense_heads.rtdetr_head import top_detections
 from deim_mmdet.models.detectors import RTDETR, YOLOv8
 from deim_mmdet.models.layers.dfl_box_branch import flatten_levels
 
+from ..metadata import DIVISOR
 from .detection_transformers import (
     DetectionTransformer,
     gives_probabilities,
@@ -27,8 +28,6 @@ from .suppression import Suppression
 PIXELS = ('normalized', 'float', 'uint8')
 LAYOUTS = ('nchw', 'nhwc')
 CHANNELS = ('rgb', 'bgr')
-# What the strides of all detectors divide.
-DIVISOR = 32
 
 
 @dataclass(frozen=True)

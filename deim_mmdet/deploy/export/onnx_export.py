@@ -21,9 +21,9 @@ import torch.nn as nn
 from deim_mmdet.models.layers.conv import switch_to_deploy
 from deim_mmdet.new_output import new_output
 
-from ..metadata import KEY, Metadata
+from ..metadata import DIVISOR, KEY, Metadata
 from .detection_transformers import DetectionTransformer, prepare_trace
-from .end_to_end import DIVISOR, EndToEnd, InputFormat
+from .end_to_end import EndToEnd, InputFormat
 from .graph import Graph, foreign_operators
 from .half import drop_marks, mark_single, to_half
 from .plain_attention import use_plain_attention
@@ -104,8 +104,9 @@ def export_onnx(
         float32, falling, ``labels`` (batch, K) int64.
 
     Raises:
+        FileExistsError: ``path`` exists.
         TypeError: A detector that cannot be exported.
-        ValueError: Options that the detector cannot have.
+        ValueError: Options that the detector cannot have, or weights that float16 cannot hold.
     """
     module = deploy_form(detector, options)
     graph = Graph(trace(module, options))

@@ -9,7 +9,7 @@ from deim_mmdet.models.detectors import YOLOv8
 
 from ..metadata import Metadata
 from ..tensorrt_build import (
-    Graph,
+    OnnxFile,
     Range,
     build_engine,
     choose_target,
@@ -68,7 +68,7 @@ class TensorRTTarget(Target):
             name: tuple(axes.get(name, {}).get(i, side) for i, side in enumerate(value.shape))
             for name, value in zip(INPUTS, example_inputs(options))
         }
-        input_shapes(Graph(Path('the graph'), b'', metadata, inputs, []), self.shapes)
+        input_shapes(OnnxFile(Path('the graph'), b'', metadata, inputs, []), self.shapes)
 
     def write(self, graph: Path, out: Path, check: Check, overwrite: bool = False) -> List[str]:
         """NOTE the graph is checked, and the engine as well where this machine can run it."""

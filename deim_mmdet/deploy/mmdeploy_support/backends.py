@@ -24,7 +24,7 @@ from deim_mmdet.deploy import tensorrt_api
 from deim_mmdet.deploy.cuda import Gpu
 from deim_mmdet.deploy.runners.openvino_runner import SETTINGS
 from deim_mmdet.deploy.runners.runner import import_backend
-from deim_mmdet.deploy.tensorrt_build import Graph, build_plan, choose_target
+from deim_mmdet.deploy.tensorrt_build import OnnxFile, build_plan, choose_target
 from deim_mmdet.deploy.tensorrt_file import check_gpu, check_library, description_of
 from deim_mmdet.new_output import new_outputs
 
@@ -157,7 +157,7 @@ class CurrentTensorRT(TensorRTManager):
                 name: tuple(tuple(shapes[name][f'{which}_shape']) for which in RANGE)
                 for name in names
             }
-            graph = Graph(Path(path), Path(path).read_bytes(), None, {}, [])
+            graph = OnnxFile(Path(path), Path(path).read_bytes(), None, {}, [])
             plan = build_plan(trt, graph, ranges, capabilities)
             out = Path(work_dir, settings.get('save_file', Path(path).stem + '.engine'))
             with new_outputs([out, description_of(out)], overwrite=True) as new:

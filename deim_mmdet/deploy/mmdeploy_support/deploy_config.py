@@ -14,8 +14,8 @@ from mmdeploy.utils import (
 from mmdeploy.utils.config_utils import get_codebase_external_module
 from mmengine.config import Config
 
-from deim_mmdet.deploy.export.end_to_end import DIVISOR
 from deim_mmdet.deploy.export.onnx_export import OPSETS
+from deim_mmdet.deploy.metadata import DIVISOR
 
 BACKENDS = ('onnxruntime', 'tensorrt', 'openvino')
 # What a deploy config names in codebase_config.module, either of them. The first registers what is
