@@ -21,6 +21,9 @@ def evaluate(config: Config, run: Callable) -> dict:
         config (Config): With ``test_dataloader`` and ``test_evaluator``.
         run (callable): From a batch to data samples with predictions; ``test_step`` of a detector,
             or :func:`predictor`.
+
+    Returns:
+        dict[str, float]: By names as 'coco/bbox_mAP', the most important first.
     """
     from mmdet.registry import DATASETS  # noqa: F401  registers mmdet's datasets and metrics
 

@@ -61,6 +61,9 @@ def compare_with_pytorch(
         detector (BaseDetector): The detector that was exported, in its training form.
         exported (Detector): The file.
         images (Sequence[ndarray]): Images, uint8, (H, W, 3), BGR.
+
+    Returns:
+        Difference: The largest of all images.
     """
     meta = exported.metadata
     names = ('pixels', 'layout', 'channels', 'resize', 'pad', 'original_size')

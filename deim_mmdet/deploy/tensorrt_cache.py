@@ -33,13 +33,20 @@ def cached_engine(
 ) -> Path:
     """The engine of a graph for a GPU of this machine, which is built at the first call.
 
+    Processes that need the same engine at once build it once: the others wait.
+
     Args:
         onnx_path, shapes, flavour: As for :func:`build_engine`.
         gpu (Gpu): The GPU.
         engine_cache (str | PathLike, optional): Folder of engines; None: :func:`default_cache`.
             TensorRT's timing cache and TensorRT-RTX's cache of kernels are there as well.
 
-    Processes that need the same engine at once build it once: the others wait.
+    Returns:
+        Path: The engine, with its description beside it.
+
+    Raises:
+        FileNotFoundError, GpuError, ImportError, ValueError: As of :func:`build_engine`.
+        OSError: The folder cannot be written to.
     """
     graph = read_graph(onnx_path)
     trt = tensorrt_api.load(flavour)

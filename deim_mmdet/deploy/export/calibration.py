@@ -44,10 +44,6 @@ class Magnitudes:
             self.counts = np.pad(self.counts.reshape(-1, 2).sum(1), (0, BINS // 2))
         self.counts += np.histogram(values, BINS, (0, self.top))[0]
 
-    @property
-    def centers(self) -> np.ndarray:
-        return (np.arange(BINS) + 0.5) * (self.top / BINS)
-
 
 def by_maximum(seen: Magnitudes) -> float:
     """Nothing is clipped."""

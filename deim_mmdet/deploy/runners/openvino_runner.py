@@ -11,8 +11,6 @@ from .runner import Runner, import_backend
 
 # Where an .xml says which .bin it belongs to.
 WEIGHTS_KEY = f'{KEY}_weights'
-
-
 # One image after the other. By themselves some CPUs take bfloat16, too few bits for boxes.
 SETTINGS = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
 

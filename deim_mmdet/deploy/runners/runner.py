@@ -42,15 +42,15 @@ class Runner(ABC):
         """
 
 
-def import_backend(module: str, extra: str = 'deploy') -> ModuleType:
+def import_backend(module: str) -> ModuleType:
     """A module that not everyone has.
 
     Raises:
-        ImportError: It is missing; the message names the extra that has it.
+        ImportError: It is missing; the message names the extra of this package that has it.
     """
     try:
         return import_module(module)
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module:
-            raise ImportError(f"{module} is missing: pip install 'deim_mmdet[{extra}]'") from None
+            raise ImportError(f"{module} is missing: pip install 'deim_mmdet[deploy]'") from None
         raise  # it is there, and broken: that says why
