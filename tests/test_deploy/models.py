@@ -105,6 +105,11 @@ def images(hw: Tuple[int, int], count: int = 1, seed: int = 0) -> np.ndarray:
     return np.concatenate([fill.image(*hw, seed + i) for i in range(count)]).astype(np.float32)
 
 
+def photograph(height: int = 150, width: int = 240) -> np.ndarray:
+    """An image as users have it: uint8, shape (height, width, 3), of any size."""
+    return (images((height, width))[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+
+
 def export(detector, config: Config, path: Path, options: ExportOptions):
     """The model that was written, and a session that runs it."""
     model = export_onnx(detector, path, options, describe(detector, config, options))

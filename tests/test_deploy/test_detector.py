@@ -30,8 +30,8 @@ from tests.test_deploy.models import (  # noqa: E402
     YOLOV8,
     config_of,
     detector_of,
-    images,
     letterbox_config,
+    photograph,
 )
 
 HW = (192, 192)
@@ -59,8 +59,7 @@ def any_batch(tmp_path_factory):
 @pytest.fixture(scope='module')
 def photo():
     """Not of the network's size."""
-    pixels = images((150, 240))[0].transpose(1, 2, 0)
-    return (pixels * 255).astype(np.uint8)
+    return photograph()
 
 
 def pytorch_detections(name, image, config=None):
@@ -289,7 +288,7 @@ def test_portrait_of_a_letterboxed_model(tmp_path):
     metadata = describe(detector_of(YOLOV8), letterbox_config(), options, CLASSES)
     export_onnx(detector_of(YOLOV8), tmp_path / 'm.onnx', options, metadata)
     detector = Detector(tmp_path / 'm.onnx', 0.0)
-    portrait = (images((160, 120))[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+    portrait = photograph(160, 120)
     prepared, scale = detector.preprocess(portrait)
     assert prepared.shape == (3, 192, 320) and scale == (1.2, 1.2)
     np.testing.assert_allclose(prepared[:, :, 144:], metadata.pad_value / 255, atol=1e-6)

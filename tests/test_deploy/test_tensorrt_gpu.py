@@ -18,7 +18,7 @@ from deim_mmdet.deploy import (
 )
 from deim_mmdet.deploy.cuda import open_gpu
 from deim_mmdet.deploy.parity import compare
-from tests.test_deploy.models import ATTO, config_of, detector_of, images
+from tests.test_deploy.models import ATTO, config_of, detector_of, images, photograph
 
 try:
     GPU, FLAVOURS = open_gpu(), [trt.flavour for trt in tensorrt_api.installed()]
@@ -54,8 +54,7 @@ def test_same_detections(flavour, half, cuda_graphs, tmp_path):
     for _ in range(2):  # built, and from the cache
         settings = dict(flavour=flavour, engine_cache=tmp_path, cuda_graphs=cuda_graphs)
         exported = Detector(path, backend='tensorrt', **settings)
-        photo = (images((150, 240))[0].transpose(1, 2, 0) * 255).astype(np.uint8)
-        difference = compare_with_pytorch(detector, exported, [photo])
+        difference = compare_with_pytorch(detector, exported, [photograph()])
         assert difference.within(*limits), str(difference)
         runner = exported.runner
         for count, size in ((1, hw), (3, hw), (2, higher), (1, hw)):

@@ -3,7 +3,6 @@
 
 import hashlib
 import logging
-import subprocess
 import sys
 import threading
 import time
@@ -32,9 +31,9 @@ from deim_mmdet.deploy.runners import tensorrt_runner  # noqa: E402
 from deim_mmdet.deploy.tensorrt_build import build_engine  # noqa: E402
 from deim_mmdet.deploy.tensorrt_cache import cached_engine  # noqa: E402
 from deim_mmdet.deploy.tensorrt_file import read_engine, why_not_here  # noqa: E402
+from tests.absent import run_without  # noqa: E402
 from tests.test_deploy.fake_tensorrt import FakeCuda, install  # noqa: E402
-from tests.test_deploy.models import ATTO, config_of, detector_of, images  # noqa: E402
-from tests.test_models.parity import ROOT  # noqa: E402
+from tests.test_deploy.models import ATTO, config_of, detector_of, images, photograph  # noqa: E402
 
 HW = (192, 192)
 NAMES = ('boxes', 'scores', 'labels')
@@ -75,7 +74,7 @@ def run_both(runner, path, batch):
 def test_detector_builds_once(version, graph, tmp_path, monkeypatch):
     cuda, modules = install(monkeypatch, tensorrt=version)
     trt = modules['tensorrt']
-    photo = (images((150, 240))[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+    photo = photograph()
     expected = Detector(graph, 0.0)(photo)
     for _ in range(2):
         detector = Detector(graph, 0.0, backend='tensorrt', engine_cache=tmp_path / 'engines')
@@ -260,7 +259,7 @@ def test_no_fewer_images_at_once_than_the_engine_takes(
     install(monkeypatch, tensorrt='10.1')
     options = dict(engine_cache=tmp_path, shapes=dict(batch=(smallest, 8, 8)))
     detector = Detector(dynamic, 0.0, backend='tensorrt', **options)
-    photo = (images(HW)[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+    photo = photograph(*HW)
     expected = Detector(dynamic, 0.0)(photo)
     results = detector([photo] * count)
     assert len(results) == count
@@ -522,30 +521,8 @@ def test_messages_go_to_the_logger(graph, tmp_path, monkeypatch, caplog, capfd):
 
 def test_needs_no_pytorch():
     code = """
-import importlib.abc, sys
-
-
-class Refuse(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('torch', 'mmdet', 'mmengine', 'onnx', 'tensorrt', 'cuda'):
-            raise ModuleNotFoundError(name)
-
-
-sys.meta_path.insert(0, Refuse())
-import importlib.metadata
-
-
-def version(name, real=importlib.metadata.version):
-    if name in ('torch', 'mmdet', 'mmcv', 'mmcv-lite', 'mmengine'):
-        raise importlib.metadata.PackageNotFoundError(name)
-    return real(name)
-
-
-importlib.metadata.version = version
 from deim_mmdet.deploy.runners.tensorrt_runner import TensorRTRunner
 print(TensorRTRunner.__name__)
 """
-    out = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=280
-    )
-    assert out.stdout == 'TensorRTRunner\n', out.stderr
+    absent = ('torch', 'mmdet', 'mmcv', 'mmcv-lite', 'mmengine', 'onnx', 'tensorrt', 'cuda')
+    assert run_without(absent, code) == 'TensorRTRunner\n'
