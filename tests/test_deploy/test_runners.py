@@ -2,7 +2,6 @@
 """One interface to what runs exported files; OpenVINO's own files."""
 
 import shutil
-import subprocess
 import sys
 from functools import partial
 
@@ -23,8 +22,10 @@ from deim_mmdet.deploy import (  # noqa: E402
     open_runner,
 )
 from deim_mmdet.deploy.metadata import KEY  # noqa: E402
-from tests.test_deploy.models import ATTO, config_of, detector_of, images  # noqa: E402
-from tests.test_models.parity import ROOT  # noqa: E402
+from deim_mmdet.deploy.runners import onnxruntime_runner  # noqa: E402
+from deim_mmdet.deploy.runners.onnxruntime_runner import open_session  # noqa: E402
+from tests.absent import run_without  # noqa: E402
+from tests.test_deploy.models import ATTO, config_of, detector_of, images, photograph  # noqa: E402
 
 HW = (192, 192)
 CLASSES = tuple('0123456789')
@@ -51,7 +52,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def photo():
-    return (images((150, 240))[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+    return photograph()
 
 
 # ---- what they have in common --------------------------------------------------------------------
@@ -79,6 +80,17 @@ def test_same_detections(folder, photo, name, backend, title):
     if name != 'half.xml':  # the random weights of the test decide among equal scores
         difference = compare_with_pytorch(detector_of(ATTO), detector, [photo])
         assert difference.within(0.1, 1e-4), str(difference)
+
+
+def test_device_is_where_it_runs(folder, monkeypatch):
+    """ONNX Runtime goes on with the CPU where CUDA's libraries are missing."""
+    gpu, cpu = 'CUDAExecutionProvider', 'CPUExecutionProvider'
+    monkeypatch.setattr('onnxruntime.get_available_providers', lambda: [gpu, cpu])
+    session = open_session(folder / 'static.onnx')
+    monkeypatch.setattr(onnxruntime_runner, 'open_session', lambda *args: session)
+    for running, device in (([cpu], 'cpu'), ([gpu, cpu], 'cuda')):
+        monkeypatch.setattr(session, 'get_providers', lambda running=running: running)
+        assert open_runner(folder / 'static.onnx', providers=[gpu, cpu]).device == device
 
 
 def test_results_stay_as_they_are(folder):
@@ -151,27 +163,7 @@ def test_both_files_or_neither(folder, tmp_path):
 
 # ---- what is not there ---------------------------------------------------------------------------
 
-WITHOUT = """
-import importlib.abc, importlib.metadata, sys
-
-absent = {{'torch', 'mmdet', 'mmcv', 'mmcv-lite', 'mmengine', 'onnx', *{absent!r}}}
-
-
-class Refuse(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in absent:
-            raise ModuleNotFoundError(name, name=name)
-
-
-def version(name, real=importlib.metadata.version):
-    if name in absent:
-        raise importlib.metadata.PackageNotFoundError(name)
-    return real(name)
-
-
-sys.meta_path.insert(0, Refuse())
-importlib.metadata.version = version
-
+ALONE_CODE = """
 import numpy as np
 from deim_mmdet.deploy import Detector
 
@@ -193,13 +185,10 @@ ALONE = [
 
 @pytest.mark.parametrize(('name', 'backend', 'absent'), ALONE)
 def test_runs_without_pytorch_mmdet_and_other_backends(folder, name, backend, absent):
-    code = WITHOUT.format(absent=absent, path=str(folder / name), backend=backend)
-    out = subprocess.run(
-        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=280
-    )
-    assert out.returncode == 0, out.stderr
-    assert out.stdout.startswith('100 (50, 60, 3)\n')
-    assert 'torch>=2.0 is needed, found none' in out.stdout
+    absent = ['torch', 'mmdet', 'mmcv', 'mmcv-lite', 'mmengine', 'onnx', *absent]
+    said = run_without(absent, ALONE_CODE.format(path=str(folder / name), backend=backend))
+    assert said.startswith('100 (50, 60, 3)\n')
+    assert 'torch>=2.0 is needed, found none' in said
 
 
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])

@@ -16,7 +16,8 @@ class OnnxRuntimeRunner(Runner):
     Args:
         path (str | PathLike): The ONNX file.
         threads (int, optional): Threads; None lets ONNX Runtime choose.
-        providers (Sequence[str]): Execution providers. Defaults to the CPU.
+        providers (Sequence[str]): Execution providers, of which the first that can be started runs
+            the graph. Defaults to the CPU.
 
     Raises:
         ImportError: ONNX Runtime is missing.
@@ -45,7 +46,8 @@ class OnnxRuntimeRunner(Runner):
         text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
         self.metadata = Metadata.from_json(text, str(path))
         self.name = f'ONNX Runtime {onnxruntime.__version__}'
-        self.device = 'cuda' if providers[0] in GPU_PROVIDERS else 'cpu'
+        # not the one that was asked for: without its libraries ONNX Runtime goes on with the CPU
+        self.device = 'cuda' if self.session.get_providers()[0] in GPU_PROVIDERS else 'cpu'
 
     def run(self, feeds: Dict[str, np.ndarray]) -> List[np.ndarray]:
         return self.session.run(None, feeds)
