@@ -33,8 +33,8 @@ def sample_images(
 
 def has_test_set(config: Config) -> bool:
     """Whether the test set of a config is there."""
-    dataset = config.test_dataloader.dataset
-    if not os.path.isdir(dataset.get('data_root', '')):
+    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
+    if not os.path.isdir(dataset.get('data_root') or ''):
         return False
     try:
         return bool(test_images(config, 1))

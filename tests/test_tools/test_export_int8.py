@@ -95,9 +95,3 @@ def test_bad_images(tool, checkpoint, folder, tmp_path, monkeypatch):  # noqa: F
     with pytest.raises(SystemExit, match='error: .*2.PNG cannot be read as an image'):
         run(tool, checkpoint, folder, 'out.onnx')
     assert sorted(tmp_path.rglob('*')) == before
-
-
-def test_spread():
-    assert sample_images.spread([], 3) == []
-    assert sample_images.spread([1, 2], 3) == [1, 2]
-    assert sample_images.spread(list(range(10)), 4) == [0, 2, 5, 7]
