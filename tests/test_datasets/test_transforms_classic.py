@@ -4,10 +4,16 @@ import copy
 import numpy as np
 import pytest
 import torch
+from mmdet.datasets.transforms import RandomFlip
 from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 
-from deim_mmdet.datasets.transforms import MaxIoURandomCrop, PhotometricDistort, ZoomOut
+from deim_mmdet.datasets.transforms import (
+    ContiguousFlip,
+    MaxIoURandomCrop,
+    PhotometricDistort,
+    ZoomOut,
+)
 from deim_mmdet.datasets.transforms import photometric_distort as photometric
 
 
@@ -117,6 +123,30 @@ def test_how_often_images_are_cropped():
 def test_crop_refuses_an_endless_search():
     with pytest.raises(ValueError, match='must have 1'):
         MaxIoURandomCrop(min_ious=(0.5, 0.9))
+
+
+# ---------------------------------------------------------------------------------------- flip
+
+
+@pytest.mark.parametrize('direction', ['horizontal', 'vertical', 'diagonal'])
+def test_flip_is_that_of_mmdet(direction):
+    sample = make_sample(boxes=[(10, 20, 60, 50), (70, 5, 75, 40)])
+    ours, theirs = (
+        kind(prob=1.0, direction=direction)(copy.deepcopy(sample))
+        for kind in (ContiguousFlip, RandomFlip)
+    )
+    assert (ours['img'] == theirs['img']).all() and ours['img'].flags.c_contiguous
+    assert torch.equal(ours['gt_bboxes'].tensor, theirs['gt_bboxes'].tensor)
+    np.testing.assert_array_equal(ours['homography_matrix'], theirs['homography_matrix'])
+    assert ours['flip'] and ours['flip_direction'] == direction
+
+
+def test_flip_leaves_what_came_in():
+    sample = make_sample(boxes=[(10, 20, 60, 50)])
+    img = sample['img']
+    before = img.copy()
+    flipped = ContiguousFlip(prob=1.0)(sample)['img']
+    assert (img == before).all() and not np.shares_memory(img, flipped)
 
 
 # --------------------------------------------------------------------------------- photometric
