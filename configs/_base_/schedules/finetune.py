@@ -45,6 +45,7 @@ param_scheduler = dict(
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 
 default_hooks = dict(
+    channels_last=dict(type='ChannelsLastHook'),
     dense_o2o=dict(type='DenseO2OHook', stages=(mosaic_begin, mosaic_end, plain_end)),
     # a window of 1/20 of the run at most, 1/8 elsewhere
     ema=dict(type='WarmupEMAHook', decay=ema_decay, warmup=1000, max_window_share=0.05),

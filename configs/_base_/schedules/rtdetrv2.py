@@ -29,6 +29,7 @@ param_scheduler = dict(type='LinearWarmupLR', convert_to_iter_based=True, warmup
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 
 default_hooks = dict(
+    channels_last=dict(type='ChannelsLastHook'),
     dense_o2o=dict(type='DenseO2OHook', stages=(0, 0, plain_end)),  # no mosaic
     ema=dict(type='WarmupEMAHook', decay=0.9999, warmup=2000),
 )

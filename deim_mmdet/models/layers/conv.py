@@ -9,6 +9,21 @@ import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor
 
+from deim_mmdet.ops.channels_last_conv import ChannelsLastConv, gains
+
+# absent in PyTorch 2.0
+_is_compiling = getattr(getattr(torch, 'compiler', None), 'is_compiling', lambda: False)
+
+
+class Conv2d(nn.Conv2d):
+    """The same that trains faster on the CPU with the channels last, see
+    :mod:`deim_mmdet.ops.channels_last_conv`."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+        if bias is None and not _is_compiling() and gains(x, weight, self.groups):
+            return ChannelsLastConv.apply(x, weight, self.stride, self.padding)
+        return super()._conv_forward(x, weight, bias)
+
 
 class ConvNormAct(nn.Module):
     """Convolution without bias, norm, and optionally an activation with a learned affine.
@@ -44,7 +59,7 @@ class ConvNormAct(nn.Module):
         super().__init__()
         if padding is None:
             padding = (kernel_size - 1) // 2
-        self.conv = nn.Conv2d(
+        self.conv = Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
         )
         self.add_module(self.norm_name, build_norm_layer(norm_cfg, out_channels)[1])

@@ -1,0 +1,54 @@
+# Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+import torch.nn as nn
+
+from deim_mmdet.models.layers.conv import Conv2d
+from deim_mmdet.ops.channels_last_conv import ChannelsLastConv, gains
+
+# kernel, stride, padding
+GEOMETRIES = [(3, 1, 1), (3, 2, 1), (2, 1, 0), (5, 1, 2)]
+
+
+@pytest.mark.parametrize(('kernel', 'stride', 'padding'), GEOMETRIES)
+def test_results_and_gradients_are_those_of_pytorch(kernel, stride, padding, monkeypatch):
+    torch.manual_seed(0)
+    conv = Conv2d(6, 8, kernel, stride, padding, bias=False).to(memory_format=torch.channels_last)
+    plain = nn.Conv2d(6, 8, kernel, stride, padding, bias=False)
+    plain.load_state_dict(conv.state_dict())
+    x = torch.rand(2, 6, 9, 13).contiguous(memory_format=torch.channels_last)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    calls = []
+    apply = ChannelsLastConv.apply
+    monkeypatch.setattr(ChannelsLastConv, 'apply', lambda *args: calls.append(1) or apply(*args))
+    outputs = [layer(each) for layer, each in zip((conv, plain), inputs)]
+    assert len(calls) == 1
+    torch.testing.assert_close(*outputs)
+    weights = torch.rand_like(outputs[0])
+    for output in outputs:
+        (output * weights).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    torch.testing.assert_close(conv.weight.grad, plain.weight.grad)
+    assert outputs[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_image_needs_no_gradient():
+    conv = Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
+    x = torch.rand(1, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    conv(x).sum().backward()
+    assert conv.weight.grad is not None and x.grad is None
+
+
+def test_where_it_gains():
+    last = torch.rand(2, 6, 9, 13).contiguous(memory_format=torch.channels_last)
+    weight = torch.rand(8, 6, 3, 3, requires_grad=True)
+    assert gains(last, weight, 1)
+    assert not gains(last.contiguous(), weight, 1)
+    assert not gains(last, weight[:, :1], 6)  # depthwise
+    assert not gains(last, weight[..., :1, :1], 1)  # 1x1
+    assert not gains(last, weight.detach(), 1)  # frozen
+    assert not gains(last.bfloat16(), weight.bfloat16(), 1)
+    with torch.no_grad():
+        assert not gains(last, weight, 1)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert not gains(last, weight, 1)
