@@ -45,9 +45,15 @@ def errors_in_one_line(interrupted='stopped', also=()):
 
 
 def refuse_missing_files(*paths) -> None:
+    """Refuse a file that is not there; whether an address can be loaded is seen later."""
     for path in paths:
-        if not os.path.isfile(os.path.expanduser(path)):
+        if not is_address(path) and not os.path.isfile(os.path.expanduser(path)):
             raise FileNotFoundError(f'{path}: no such file')
+
+
+def is_address(path) -> bool:
+    """Whether weights are to be loaded from elsewhere, as from https://..."""
+    return '://' in str(path)
 
 
 def refuse_missing_packages(*names: str, extra: str = 'deploy') -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from command_line import (
     errors_in_one_line,
+    is_address,
     refuse_missing_files,
     refuse_missing_packages,
     refuse_output,
@@ -37,6 +38,17 @@ ENDINGS = {
     'openvino': ['.xml', '.bin'],
     'tensorrt': ['.engine', '.engine.json'],
 }
+# Arguments that mean nothing for another backend, or without --int8.
+TENSORRT_ARGUMENTS = ('compute_capability', 'shapes', 'timing_cache', 'flavour')
+INT8_ARGUMENTS = (
+    'calibration_images',
+    'int8_matmul',
+    'int8_ends',
+    'float_layers',
+    'sensitivity',
+    'agreement',
+    'max_ap_drop',
+)
 # Largest accepted differences: pixels of a side and of a score.
 TOLERANCES = {'float32': (0.1, 1e-4), 'float16': (1.0, 1e-2)}
 # Images of the calibration folder that int8 and float are compared on.
@@ -49,12 +61,15 @@ def parse_args(args=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config of the detector')
-    parser.add_argument('checkpoint', help='its weights, of a run here or published')
+    parser.add_argument(
+        'checkpoint', help='its weights, of a run here or published: a file, or https://...'
+    )
     parser.add_argument('--backend', choices=ENDINGS, default='onnxruntime', help='what runs it')
     parser.add_argument(
         '--out',
-        help='new file; defaults to CHECKPOINT with the ending .onnx, .xml (openvino, which writes '
-        'a .bin as well) or .engine (tensorrt, a .engine.json as well)',
+        help='new file; defaults to CHECKPOINT (of an address the last part) with the ending '
+        '.onnx, .xml (openvino, which writes a .bin as well) or .engine (tensorrt, a .engine.json '
+        'as well)',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace existing files')
     parser.add_argument(
@@ -130,7 +145,7 @@ def add_tensorrt_arguments(group) -> None:
         '--shapes',
         nargs='+',
         type=shape_range,
-        metavar='NAME=MIN,BEST,MAX',
+        metavar='NAME=MIN,OPT,MAX',
         help='sizes of a dynamic graph, as batch=1,4,8 height=320,640,960 width=320,640,960',
     )
     group.add_argument('--timing-cache', metavar='FILE', help='measurements of earlier builds')
@@ -147,7 +162,7 @@ def shape_range(text: str) -> tuple:
         smallest, best, largest = map(int, values.split(','))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f'must be NAME=MIN,BEST,MAX, three whole numbers, as batch=1,4,8; got {text!r}'
+            f'must be NAME=MIN,OPT,MAX, three whole numbers, as batch=1,4,8; got {text!r}'
         ) from None
     return name, (smallest, best, largest)
 
@@ -204,19 +219,21 @@ def main(args=None) -> None:
 def output_path(args) -> Path:
     """The file to write; what the arguments alone show to be wrong is refused."""
     endings = ENDINGS[args.backend]
-    out = Path(args.out or Path(args.checkpoint).with_suffix(endings[0]))
+    weights = Path(args.checkpoint)
+    if is_address(args.checkpoint):
+        weights = Path(weights.name)
+    out = Path(args.out or weights.with_suffix(endings[0]))
     refuse_missing_files(args.config, args.checkpoint, *(args.image or ()))
     for path in {out, *files_of(out, args.backend)}:
         refuse_output(path, args.overwrite)
     if out.suffix != endings[0]:
         raise ValueError(f'--backend {args.backend} writes files *{endings[0]}, got {out}')
     if args.backend != 'tensorrt':
-        for name in ('compute_capability', 'shapes', 'timing_cache', 'flavour'):
-            if getattr(args, name):
-                option = '--' + name.replace('_', '-')
-                raise ValueError(f'{option} is for --backend tensorrt, not {args.backend}')
+        refuse_arguments(args, TENSORRT_ARGUMENTS, f'--backend tensorrt, not {args.backend}')
     if args.int8:
         refuse_int8(args)
+    else:
+        refuse_arguments(args, INT8_ARGUMENTS, '--int8')
     refuse_missing_packages('onnx', 'onnxruntime')
     if args.backend == 'openvino':
         refuse_missing_packages('openvino')
@@ -228,7 +245,16 @@ def files_of(out: Path, backend: str) -> list:
     return [out.with_suffix(ending) for ending in ENDINGS[backend]]
 
 
+def refuse_arguments(args, names, owner: str) -> None:
+    """Refuse what was given and would have no effect."""
+    for name in names:
+        value = getattr(args, name)
+        if value not in (None, []) and value is not False:
+            raise ValueError(f'--{name.replace("_", "-")} is for {owner}')
+
+
 def refuse_int8(args) -> None:
+    """Refuse what --int8 cannot do."""
     if not args.calibration_images:
         raise ValueError('--int8 needs --calibration-images FOLDER')
     if args.backend == 'openvino':
@@ -327,7 +353,7 @@ def target_of(args):
 def graph_options(args, config: Config, target):
     from deim_mmdet.deploy import ExportOptions, InputFormat
     from deim_mmdet.deploy.export.description import input_hw
-    from deim_mmdet.deploy.export.end_to_end import DIVISOR
+    from deim_mmdet.deploy.metadata import DIVISOR
 
     return ExportOptions(
         hw=tuple(args.hw or input_hw(config, 1 if args.pad else DIVISOR)),

@@ -40,7 +40,8 @@ def parse_args(args=None):
 def main(args=None) -> None:
     args = parse_args(args)
     with errors_in_one_line(also=(AssertionError, KeyError)):
-        refuse_missing_files(args.deploy_config, args.config, args.checkpoint, *args.image)
+        refuse_missing_files(args.deploy_config, args.config, args.checkpoint)
+        refuse_missing_files(*args.image, *filter(None, [args.test_img]))
         refuse_folder(args.work_dir)
         refuse_missing_packages('mmdeploy', extra='mmdeploy')
         silence_mmdeploy()

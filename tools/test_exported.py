@@ -45,7 +45,8 @@ def parse_args(args=None):
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='size that images are resized to; defaults to that of the test pipeline',
+        help='size that images are resized to, by PyTorch and for files of dynamic size; defaults '
+        'to that of the test pipeline, and of each file',
     )
     parser.add_argument(
         '--images', type=int, help='images to find differences on; defaults to the whole test set'
@@ -64,9 +65,7 @@ def main(args=None) -> None:
     args = parse_args(args)
     MMLogger.get_instance('mmengine', log_level='WARNING')
     with errors_in_one_line(), tempfile.TemporaryDirectory() as scratch:
-        refuse_missing_files(args.config, *args.files)
-        if args.checkpoint and '://' not in args.checkpoint:
-            refuse_missing_files(args.checkpoint)
+        refuse_missing_files(args.config, *args.files, *filter(None, [args.checkpoint]))
         if not args.files:
             refuse_missing_packages('onnx', 'onnxruntime')
         rows = []
@@ -93,7 +92,7 @@ def run(args, scratch: Path) -> Iterator[Dict[str, str]]:
     init_default_scope(config.get('default_scope', 'mmdet'))
     files = args.files or export_all(args, config, scratch)
     # opened first: a file that is of no use is told before anything runs
-    detectors = [Detector(path, 0.0, threads=args.threads) for path in files]
+    detectors = [Detector(path, 0.0, args.hw, args.threads) for path in files]
     detector = None
     if args.checkpoint:
         detector = init_detector(config, args.checkpoint, device='cpu')

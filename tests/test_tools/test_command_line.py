@@ -23,7 +23,7 @@ def test_errors_in_one_line(command_line):
 def test_missing_files_and_packages(command_line, tmp_path):
     there = tmp_path / 'there'
     there.touch()
-    command_line.refuse_missing_files(there)
+    command_line.refuse_missing_files(there, 'https://somewhere/weights.pth')
     for missing in (tmp_path, tmp_path / 'missing'):
         with pytest.raises(FileNotFoundError, match=f'{missing}: no such file'):
             command_line.refuse_missing_files(there, missing)

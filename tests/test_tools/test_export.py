@@ -129,6 +129,9 @@ BAD = [
     (['--backend', 'openvino'],        r'--backend openvino writes files \*.xml, got out.onnx'),
     (['--shapes', 'batch=1,2,4'],      '--shapes is for --backend tensorrt, not onnxruntime'),
     (['--int8'],                       '--int8 needs --calibration-images FOLDER'),
+    (['--calibration-images', 'some'], '--calibration-images is for --int8'),
+    (['--max-ap-drop', '0'],           '--max-ap-drop is for --int8'),
+    (['--float-layers', '/neck/*'],    '--float-layers is for --int8'),
     (['--hw', '100', '100'],           'multiples of 32, got 100 x 100: take 128 x 128'),
     (['--resize', '--original-size'],  'exclude each other'),
     (['--candidates'],                 'DFINE finds objects once and has no candidates'),
@@ -158,6 +161,12 @@ def test_bad_files(tool, checkpoint, tmp_path):
     with pytest.raises(SystemExit, match='error: nothing can be written to .*taken.onnx is a file'):
         tool.main([CONFIG, str(checkpoint), '--out', str(taken / 'new.onnx')])
     assert taken.read_text() == 'mine'
+
+
+def test_weights_from_elsewhere(tool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = tool.parse_args([CONFIG, 'https://somewhere/of/theirs/weights.pth'])
+    assert tool.output_path(args) == Path('weights.onnx')
 
 
 def test_wrong_arguments_are_told_at_once():
@@ -246,6 +255,6 @@ def test_bad_targets(tool, checkpoint, tmp_path, monkeypatch, arguments, message
 def test_bad_shapes(tool, text, capsys):
     with pytest.raises(SystemExit):
         tool.parse_args(['config.py', 'a.pth', '--shapes', text])
-    assert f"must be NAME=MIN,BEST,MAX, three whole numbers, as batch=1,4,8; got '{text}'" in (
+    assert f"must be NAME=MIN,OPT,MAX, three whole numbers, as batch=1,4,8; got '{text}'" in (
         capsys.readouterr().err
     )

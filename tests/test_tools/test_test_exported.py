@@ -15,7 +15,8 @@ pytest.importorskip('openvino')
 
 from mmengine.config import Config
 
-from tests.test_deploy.models import ATTO, config_of, random_detector
+from deim_mmdet.deploy import ExportOptions
+from tests.test_deploy.models import ATTO, config_of, detector_of, export, random_detector
 from tests.test_models.parity import ROOT
 
 
@@ -82,6 +83,13 @@ def test_bad_arguments(tool, config, tmp_path, capsys):
         main([config, '--checkpoint', 'missing.pth'])
     with pytest.raises(SystemExit, match='error: .*m.onnx: no such file'):
         main([config, str(tmp_path / 'm.onnx')])
+
+
+def test_files_of_another_size_are_refused(tool, config, tmp_path):
+    path = tmp_path / 'm.onnx'
+    export(detector_of(ATTO), config_of(ATTO), path, ExportOptions((192, 192)))
+    with pytest.raises(SystemExit, match='m.onnx takes images of 192 x 192, not 96 x 128'):
+        tool('test_exported').main([config, str(path), '--hw', '96', '128'])
 
 
 def test_size_of_the_test_pipeline(tool):
