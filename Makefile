@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_DEPLOY := $(VENV)/installed-deploy
 
-.PHONY: demo demo-deyo deploy test test-deployment test-package lint format install clean
+.PHONY: demo demo-deyo deploy test test-package test-deployment test-tools lint format install clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py
@@ -25,11 +25,12 @@ deploy: $(INSTALLED_DEPLOY)
 # Two processes of one thread each are faster than one of two. A test that hangs, in native code too,
 # ends its process with the stacks of all threads.
 test: $(INSTALLED_DEPLOY)
-	$(MAKE) --jobs 2 --output-sync=target test-deployment test-package
+	$(MAKE) --jobs 2 --output-sync=target test-package test-deployment test-tools
 
-test-deployment: TESTS := tests/test_deploy tests/test_tools
 test-package: TESTS := tests --ignore tests/test_deploy --ignore tests/test_tools
-test-deployment test-package: $(INSTALLED_DEPLOY)
+test-deployment: TESTS := tests/test_deploy
+test-tools: TESTS := tests/test_tools
+test-package test-deployment test-tools: $(INSTALLED_DEPLOY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -m 'not slow' -q \
 	  --timeout 300 --timeout-method thread
 
