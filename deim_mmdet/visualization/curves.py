@@ -93,7 +93,8 @@ def plot_convergence(
             axes.fill_between(
                 epochs, summary.lowest, summary.highest, color=line.get_color(), alpha=0.12
             )
-        axes.axhline(summary.target, color='black', linestyle='--', linewidth=0.8)
+        baseline = next(iter(variants.values()))
+        axes.axhline(baseline.target, color='black', linestyle='--', linewidth=0.8)
         axes.set(title=detector, xlabel='epoch', xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend(loc='lower right')
