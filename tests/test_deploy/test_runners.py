@@ -124,6 +124,25 @@ def test_batches_of_any_number_by_openvino(folder, photo, tmp_path):
     assert pairs.draw(photo).shape == photo.shape
 
 
+SIGNAL = """
+import os, signal
+from deim_mmdet.deploy import open_runner
+
+first, second = (open_runner({path!r}, 'openvino', threads=1) for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGINT, lambda *_: print('handled'))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='signals of POSIX')
+def test_signals_arrive_after_openvino(folder):
+    """A Core of OpenVINO for each of them would leave a signal stack that is freed."""
+    said = run_without(['torch'], SIGNAL.format(path=str(folder / 'static.onnx')))
+    assert said == 'handled\n'
+
+
 # ---- OpenVINO's own files ------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from typing import Callable, List, Optional, Union
 from deim_mmdet.new_output import new_outputs
 
 from ..metadata import KEY, Metadata
-from ..runners.openvino_runner import WEIGHTS_KEY, hash_of, read_metadata
+from ..runners.openvino_runner import WEIGHTS_KEY, hash_of, read_metadata, shared_core
 from ..runners.runner import import_backend
 from .target import Check, Target
 
@@ -38,7 +38,7 @@ def export_openvino(
     path = Path(path)
     if path.suffix != '.xml':
         raise ValueError(f'OpenVINO reads graphs from files *.xml, got {path}')
-    model = openvino.Core().read_model(str(onnx_path))
+    model = shared_core().read_model(str(onnx_path))
     text = read_metadata(model)
     Metadata.from_json(text, str(onnx_path))
     model.set_rt_info(text, [KEY])

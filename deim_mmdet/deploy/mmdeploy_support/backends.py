@@ -22,7 +22,7 @@ from torch import Tensor
 
 from deim_mmdet.deploy import tensorrt_api
 from deim_mmdet.deploy.cuda import Gpu
-from deim_mmdet.deploy.runners.openvino_runner import SETTINGS
+from deim_mmdet.deploy.runners.openvino_runner import SETTINGS, shared_core
 from deim_mmdet.deploy.runners.runner import import_backend
 from deim_mmdet.deploy.tensorrt_build import OnnxFile, build_plan, choose_target
 from deim_mmdet.deploy.tensorrt_file import check_gpu, check_library, description_of
@@ -70,7 +70,7 @@ class CurrentOpenVINO(OpenVINOManager):
             with new_outputs([target, target.with_suffix('.bin')], overwrite=True) as new:
                 # weights in float16 are another choice than that of the deploy config
                 openvino.save_model(
-                    openvino.Core().read_model(str(path)), str(new[0]), compress_to_fp16=False
+                    shared_core().read_model(str(path)), str(new[0]), compress_to_fp16=False
                 )
             written.append(str(target))
         return written
@@ -98,8 +98,7 @@ class CurrentOpenVINOWrapper(BaseWrapper):
     """
 
     def __init__(self, path: str, output_names: Optional[Sequence[str]] = None) -> None:
-        openvino = import_backend('openvino')
-        compiled = openvino.Core().compile_model(path, 'CPU', SETTINGS)
+        compiled = shared_core().compile_model(path, 'CPU', SETTINGS)
         self.request = compiled.create_infer_request()
         super().__init__(output_names or [output.any_name for output in compiled.outputs])
 

@@ -1,6 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
 from typing import Dict, List, Optional, Union
 
@@ -41,7 +42,7 @@ class OpenVINORunner(Runner):
     ) -> None:
         openvino = import_backend('openvino')
         path = Path(path)
-        core = openvino.Core()
+        core = shared_core()
         try:
             model = core.read_model(str(path))
         except Exception as error:  # RuntimeError, or another for each front end
@@ -79,6 +80,20 @@ class OpenVINORunner(Runner):
     def run(self, feeds: Dict[str, np.ndarray]) -> List[np.ndarray]:
         # inputs are read where they lie; results are copies
         return list(self.request.infer(feeds, share_inputs=True).to_tuple())
+
+
+@cache
+def shared_core():
+    """OpenVINO's Core, one for the whole process.
+
+    Each Core that has compiled for a CPU gives the thread a stack for signal handlers and puts the
+    one before back when it goes. Where two of them go in the order they came (OpenVINO 2026.4), the
+    thread keeps a stack that is freed, and the next signal, Ctrl-C too, ends the process.
+
+    Raises:
+        ImportError: OpenVINO is missing.
+    """
+    return import_backend('openvino').Core()
 
 
 def read_metadata(model) -> Optional[str]:
