@@ -28,6 +28,8 @@ from tests.absent import run_without  # noqa: E402
 from tests.test_deploy.models import ATTO, config_of, detector_of, images, photograph  # noqa: E402
 
 HW = (192, 192)
+# What training and export need, and running does not.
+NO_TRAINING = ['torch', 'mmdet', 'mmcv', 'mmcv-lite', 'mmengine', 'onnx']
 CLASSES = tuple('0123456789')
 
 
@@ -139,7 +141,7 @@ os.kill(os.getpid(), signal.SIGINT)
 @pytest.mark.skipif(sys.platform == 'win32', reason='signals of POSIX')
 def test_signals_arrive_after_openvino(folder):
     """A Core of OpenVINO for each of them would leave a signal stack that is freed."""
-    said = run_without(['torch'], SIGNAL.format(path=str(folder / 'static.onnx')))
+    said = run_without(NO_TRAINING, SIGNAL.format(path=str(folder / 'static.onnx')))
     assert said == 'handled\n'
 
 
@@ -204,8 +206,7 @@ ALONE = [
 
 @pytest.mark.parametrize(('name', 'backend', 'absent'), ALONE)
 def test_runs_without_pytorch_mmdet_and_other_backends(folder, name, backend, absent):
-    absent = ['torch', 'mmdet', 'mmcv', 'mmcv-lite', 'mmengine', 'onnx', *absent]
-    said = run_without(absent, ALONE_CODE.format(path=str(folder / name), backend=backend))
+    said = run_without([*NO_TRAINING, *absent], ALONE_CODE.format(path=str(folder / name), backend=backend))
     assert said.startswith('100 (50, 60, 3)\n')
     assert 'torch>=2.0 is needed, found none' in said
 
