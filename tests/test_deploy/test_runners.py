@@ -206,7 +206,8 @@ ALONE = [
 
 @pytest.mark.parametrize(('name', 'backend', 'absent'), ALONE)
 def test_runs_without_pytorch_mmdet_and_other_backends(folder, name, backend, absent):
-    said = run_without([*NO_TRAINING, *absent], ALONE_CODE.format(path=str(folder / name), backend=backend))
+    code = ALONE_CODE.format(path=str(folder / name), backend=backend)
+    said = run_without([*NO_TRAINING, *absent], code)
     assert said.startswith('100 (50, 60, 3)\n')
     assert 'torch>=2.0 is needed, found none' in said
 
