@@ -107,4 +107,4 @@ def test_second_make_has_nothing_to_install(tmp_path):
     (tmp_path / '.venv' / 'installed').touch()
     (tmp_path / '.venv' / 'installed-deploy').touch()
     second = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True).stdout
-    assert 'pip' not in second and "pytest tests -m 'not slow'" in second
+    assert 'pip' not in second and "pytest tests/test_deploy -m 'not slow'" in second

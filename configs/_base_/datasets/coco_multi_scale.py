@@ -17,7 +17,7 @@ crop = dict(
 )
 train_pipeline = [
     *loading,
-    dict(type='ContiguousFlip', prob=0.5),
+    dict(type='RandomFlip', prob=0.5),
     dict(
         type='RandomChoice',
         transforms=[
