@@ -6,7 +6,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from deim_mmdet.deploy.metadata import Metadata
-from deim_mmdet.deploy.runners.torch_runner import TorchRunner, halve_weights
+from deim_mmdet.deploy.runners.torch_runner import TorchRunner
 
 
 class TransformersRunner(TorchRunner):
@@ -30,16 +30,8 @@ class TransformersRunner(TorchRunner):
         postprocess: bool = True,
     ) -> None:
         self.metadata = metadata
-        self.target = torch.device(device)
-        self.device = self.target.type
-        self.half = half
         self.name = 'transformers'
-        if half:
-            halve_weights(model)
-        self.module = model.eval().requires_grad_(False).to(self.target)
-        if compiled:
-            mode = 'reduce-overhead' if self.device == 'cuda' else 'default'
-            self.module = torch.compile(self.module, mode=mode, dynamic=False)
+        self.place(model, device, half, compiled)
         self.processor = processor if postprocess else None
 
     def _inputs(self, feeds) -> List[Tensor]:

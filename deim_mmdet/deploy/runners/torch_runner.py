@@ -41,16 +41,19 @@ class TorchRunner(Runner):
         postprocess: bool = True,
     ) -> None:
         self.metadata = metadata
-        self.target = torch.device(device)
-        self.device = self.target.type
-        self.half = half
         self.name = f'PyTorch {torch.__version__}'
         detector = switch_to_deploy(copy.deepcopy(detector), fold_all_norms=True)
         module = EndToEnd(detector) if postprocess else RawPredictions(detector)
+        self.place(module.to(memory_format=torch.channels_last), device, half, compiled)
+
+    def place(self, module: nn.Module, device: str, half: bool, compiled: bool) -> None:
+        """Make a module what is run; arguments as of the class."""
+        self.target = torch.device(device)
+        self.device = self.target.type
+        self.half = half
         if half:
             halve_weights(module)
-        module = module.eval().requires_grad_(False)
-        self.module = module.to(self.target, memory_format=torch.channels_last)
+        self.module = module.eval().requires_grad_(False).to(self.target)
         if compiled:
             mode = 'reduce-overhead' if self.device == 'cuda' else 'default'
             self.module = torch.compile(self.module, mode=mode, dynamic=False)
