@@ -4,7 +4,7 @@
 from typing import List, Optional, Sequence, Tuple
 
 import torch.nn as nn
-from mmengine.model import BaseModule, bias_init_with_prob
+from mmengine.model import BaseModule, ModuleList, bias_init_with_prob
 from torch import Tensor
 
 from deim_mmdet.models.layers.mlp import MLP, build_activation
@@ -56,7 +56,7 @@ class DeformableDecoder(BaseModule):
         self.embed_dims = embed_dims
         self.num_layers = num_layers
         self.eval_layer = eval_layer % num_layers
-        self.layers = nn.ModuleList(layers)
+        self.layers = ModuleList(layers)  # PyTorch's would keep init_weights from the layers
         self.query_pos_mlp = MLP(4, query_pos_dims, embed_dims, act=act)
         self.cls_branches = nn.ModuleList(
             nn.Linear(embed_dims, num_classes) for _ in range(num_layers)

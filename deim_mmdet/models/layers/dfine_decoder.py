@@ -10,7 +10,7 @@ from typing import Optional, Sequence, Tuple
 import torch
 import torch.nn as nn
 from mmdet.registry import MODELS
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
 from deim_mmdet.models.layers.deformable_decoder import (
@@ -86,7 +86,7 @@ class DFINEDecoder(DeformableDecoder):
         self.up = nn.Parameter(torch.tensor([float(up)]), requires_grad=False)
         self.reg_scale = nn.Parameter(torch.tensor([float(reg_scale)]), requires_grad=False)
         self.initial_reg_branch = MLP(embed_dims, embed_dims, 4, num_layers=3, act=act)
-        self.quality_branches = nn.ModuleList(LocationQuality(act=act) for _ in range(num_layers))
+        self.quality_branches = ModuleList(LocationQuality(act=act) for _ in range(num_layers))
         self.distance_unit = float(reg_scale)  # on the host
         bins = weighting_function(reg_max, up, reg_scale)
         self.register_buffer('bin_values', bins, persistent=False)

@@ -143,6 +143,24 @@ def test_initial_predictions(name):
     torch.testing.assert_close(sets.bboxes[0], inputs()[1].sigmoid(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('name', DECODERS)
+def test_initial_layers(name):
+    """init_weights reaches the parts of every layer: points on rays, even weights, open gates."""
+    decoder = build(name)
+    decoder.init_weights()
+    for layer in decoder.layers:
+        attention = layer.cross_attn
+        assert not attention.sampling_offsets.weight.any()
+        assert not attention.attention_weights.weight.any()
+        # (heads, points, 2): of two heads one looks right and one left, in steps of whole points
+        offsets = attention.sampling_offsets.bias.view(2, -1, 2).round(decimals=4)
+        assert (offsets[0, :, 0] >= 1).all() and (offsets[1, :, 0] <= -1).all()
+        assert not offsets[..., 1].any()
+    if name == 'DFINEDecoder':
+        assert not any(layer.gateway.gate.weight.any() for layer in decoder.layers)
+        assert not any(branch.mlp.layers[-1].weight.any() for branch in decoder.quality_branches)
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'match'),
     [
