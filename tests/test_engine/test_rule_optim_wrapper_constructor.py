@@ -13,6 +13,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from deim_mmdet.engine import RuleOptimWrapperConstructor, rule_optim_wrapper_constructor
+from deim_mmdet.engine.rule_optim_wrapper_constructor import FUSES
 
 from ..fixtures import fill
 from .toy import make_runner
@@ -123,6 +124,39 @@ def test_wrapped_model_and_config_are_left_as_they_are():
     assert paramwise_cfg == dict(rules=N)
     # plain dicts, which torch.compile can trace
     assert {type(group) for group in wrapper.optimizer.param_groups} == {dict}
+
+
+@pytest.mark.skipif(not FUSES, reason='PyTorch has no fused kernels for CPUs')
+@pytest.mark.parametrize(
+    ('optimizer', 'fused'),
+    [
+        (dict(type='AdamW'), True),
+        (dict(type='SGD', momentum=0.9, nesterov=True), True),
+        (dict(type=torch.optim.AdamW), True),  # a class instead of a name
+        (dict(type='AdamW', foreach=True), None),  # the user's choice
+        (dict(type='AdamW', fused=False), False),
+        (dict(type='Adadelta'), None),  # has none
+    ],
+)
+def test_fused_where_it_can_be(optimizer, fused):
+    """One kernel steps through all tensors, to the same weights."""
+    optimizer = dict(optimizer, lr=0.01, weight_decay=0.1)
+    torch.manual_seed(0)
+    model = ToyDetector()
+    plain = copy.deepcopy(model)
+    ours = RuleOptimWrapperConstructor(dict(optimizer=optimizer), dict(rules=[]))(model).optimizer
+    assert ours.param_groups[0].get('fused') is fused
+    settings = {k: v for k, v in optimizer.items() if k not in ('type', 'fused', 'foreach')}
+    reference = type(ours)(plain.parameters(), **settings)
+    for _ in range(3):
+        for a, b in zip(model.parameters(), plain.parameters()):
+            if a.requires_grad:
+                a.grad = torch.randn_like(a)
+                b.grad = a.grad.clone()
+        ours.step()
+        reference.step()
+    for a, b in zip(model.parameters(), plain.parameters()):
+        torch.testing.assert_close(a, b)
 
 
 def test_trains_in_a_runner_as_one_group_does(tmp_path):
