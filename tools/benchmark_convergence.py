@@ -32,7 +32,7 @@ import torch
 from demo import say, write_atomically
 from mmengine.config import DictAction
 
-from deim_mmdet.convergence import (
+from deim_mmdet.benchmark.convergence_curves import (
     VARIANTS,
     Curves,
     Epoch,
@@ -43,7 +43,7 @@ from deim_mmdet.convergence import (
     order_of_runs,
     summarize,
 )
-from deim_mmdet.convergence_runs import PRESETS, Setup, epochs_of, folder_of, train
+from deim_mmdet.benchmark.convergence_runs import PRESETS, Setup, epochs_of, folder_of, train
 from deim_mmdet.datasets.digits_in_scenes import DigitsOptions, make_digits
 from deim_mmdet.engine.progress_hook import format_seconds
 from deim_mmdet.machine import Machine, versions

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Dict, Sequence, Union
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from deim_mmdet.convergence import Summary
+    from deim_mmdet.benchmark.convergence_curves import Summary
 
 AP_LABEL = 'COCO AP on the validation set'
 

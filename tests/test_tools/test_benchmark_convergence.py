@@ -10,7 +10,13 @@ from pathlib import Path
 import cv2
 import pytest
 
-from deim_mmdet.convergence import VARIANTS, Epoch, RunName, epochs_to_csv, read_epochs
+from deim_mmdet.benchmark.convergence_curves import (
+    VARIANTS,
+    Epoch,
+    RunName,
+    epochs_to_csv,
+    read_epochs,
+)
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 TINY = ['--size', '64', '--scenes', '16', '--val-scenes', '4', '--epochs', '2']

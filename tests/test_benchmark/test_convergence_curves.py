@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from deim_mmdet.convergence import (
+from deim_mmdet.benchmark.convergence_curves import (
     COLUMNS,
     Epoch,
     RunName,

@@ -4,10 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from deim_mmdet.convergence import Epoch, RunName
-from deim_mmdet.convergence_runs import PRESETS, Setup, build_config, checkpoint, resumable
+from deim_mmdet.benchmark.convergence_curves import Epoch, RunName
+from deim_mmdet.benchmark.convergence_runs import (
+    PRESETS,
+    Setup,
+    build_config,
+    checkpoint,
+    resumable,
+)
 
-CONFIGS = Path(__file__).parents[1] / 'configs' / 'deim'
+CONFIGS = Path(__file__).parents[2] / 'configs' / 'deim'
 
 
 def setup_of(preset: str) -> Setup:

@@ -13,7 +13,13 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from deim_mmdet.convergence import VARIANTS, Epoch, RunName, epochs_to_csv, read_epochs
+from deim_mmdet.benchmark.convergence_curves import (
+    VARIANTS,
+    Epoch,
+    RunName,
+    epochs_to_csv,
+    read_epochs,
+)
 from deim_mmdet.engine.recipe import scale_epoch, set_epochs
 from deim_mmdet.engine.same_conditions_hook import SameConditionsHook
 from deim_mmdet.new_output import new_output
