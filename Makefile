@@ -12,7 +12,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 INSTALLED_DEPLOY := $(VENV)/installed-deploy
 
-.PHONY: demo demo-deyo deploy test test-package test-deployment test-tools lint format install clean
+.PHONY: demo demo-deyo deploy test test-models test-others test-deployment test-tools lint format \
+  install clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/demo.py
@@ -25,12 +26,13 @@ deploy: $(INSTALLED_DEPLOY)
 # Two processes of one thread each are faster than one of two. A test that hangs, in native code too,
 # ends its process with the stacks of all threads.
 test: $(INSTALLED_DEPLOY)
-	$(MAKE) --jobs 2 --output-sync=target test-package test-deployment test-tools
+	$(MAKE) --jobs 2 --output-sync=target test-deployment test-models test-tools test-others
 
-test-package: TESTS := tests --ignore tests/test_deploy --ignore tests/test_tools
+test-models: TESTS := tests/test_models
 test-deployment: TESTS := tests/test_deploy
 test-tools: TESTS := tests/test_tools
-test-package test-deployment test-tools: $(INSTALLED_DEPLOY)
+test-others: TESTS := tests $(addprefix --ignore tests/test_,models deploy tools)
+test-models test-deployment test-tools test-others: $(INSTALLED_DEPLOY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -m 'not slow' -q \
 	  --timeout 300 --timeout-method thread
 

@@ -10,10 +10,6 @@ import deim_mmdet  # noqa: F401
 _tests = count()
 
 
-def pytest_configure(config):
-    config.addinivalue_line('markers', 'slow: takes longer than the everyday suite should')
-
-
 @pytest.fixture(autouse=True)
 def mmdet_scope():
     """Names are looked up in mmdet's registries, whatever Runner an earlier test has built."""
