@@ -30,7 +30,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from command_line import errors_in_one_line, refuse_missing_files, refuse_output
+from command_line import (
+    errors_in_one_line,
+    refuse_missing_files,
+    refuse_other_checkpoints,
+    refuse_output,
+)
 
 BACKENDS = ('pytorch', 'compile', 'onnxruntime', 'openvino', 'tensorrt')
 PEERS = ('transformers', 'transformers-compile')
@@ -87,7 +92,7 @@ def parse_args(args=None):
 
 def main(args=None) -> None:
     args = parse_args(args)
-    with errors_in_one_line('interrupted; nothing was written'):
+    with errors_in_one_line('Stopped; nothing was written.'):
         refuse_missing_files(*args.sources, *filter(None, [args.compare]))
         if args.json:
             refuse_output(args.json, args.overwrite)
@@ -118,6 +123,7 @@ def run_benchmark(args, old):
     from deim_mmdet.machine import Machine, condition, versions, warnings_of
 
     config, checkpoint, files = sort_sources(args.sources)
+    refuse_other_checkpoints(*filter(None, [checkpoint]))
     protocol = protocol_of(args)
     machine = Machine.here()
     # refused before minutes of measuring, not behind them

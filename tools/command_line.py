@@ -6,11 +6,14 @@ told at once.
 """
 
 import os
+import sys
 import tempfile
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+CONFIG_ENDINGS = ('.py', '.json', '.yaml', '.yml')
+INTERRUPTED = 130  # what shells make of Ctrl-C
 SCOPE_NOISE = (
     'Failed to search registry with scope "mmdet" in the "{0}" registry tree. As a workaround, the '
     'current "{0}" registry in "mmdeploy" is used to build instance. This may cause unexpected '
@@ -28,12 +31,23 @@ MMDEPLOY_NOISE = (
 )
 
 
+def tell_of_ctrl_c_in_one_line(kind, error, traceback) -> None:
+    """As ``sys.excepthook``: Ctrl-C while a tool still imports what it needs is no fault."""
+    if issubclass(kind, KeyboardInterrupt):
+        print('Stopped.', file=sys.stderr)  # Python then ends as programs do that were interrupted
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+sys.excepthook = tell_of_ctrl_c_in_one_line
+
+
 @contextmanager
-def errors_in_one_line(interrupted='stopped', also=()):
+def errors_in_one_line(interrupted='Stopped.', also=()):
     """Let what is wrong with the input end the program in one line, not in a traceback.
 
     Args:
-        interrupted (str): What to say after Ctrl-C. Defaults to 'stopped'.
+        interrupted (str): What to say after Ctrl-C. Defaults to 'Stopped.'.
         also (tuple[type]): Errors that mean so besides the usual ones.
     """
     try:
@@ -41,14 +55,41 @@ def errors_in_one_line(interrupted='stopped', also=()):
     except (ImportError, OSError, TypeError, ValueError, *also) as error:
         raise SystemExit(f'error: {error}') from None
     except KeyboardInterrupt:
-        raise SystemExit(interrupted) from None
+        print(interrupted, file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def refuse_missing_files(*paths) -> None:
     """Refuse a file that is not there; whether an address can be loaded is seen later."""
     for path in paths:
+        if os.path.isdir(os.path.expanduser(path)):
+            raise IsADirectoryError(f'{path} is a folder: name a file')
         if not is_address(path) and not os.path.isfile(os.path.expanduser(path)):
             raise FileNotFoundError(f'{path}: no such file')
+
+
+def refuse_other_configs(*paths, order: str) -> None:
+    """Refuse what is no config by its name, as a checkpoint where the config has to be.
+
+    Args:
+        paths (str): What should be configs.
+        order (str): How the arguments follow each other, as 'CONFIG CHECKPOINT'.
+    """
+    for path in paths:
+        if Path(path).suffix not in CONFIG_ENDINGS:
+            raise ValueError(
+                f'{path} is no config ({", ".join(CONFIG_ENDINGS)}); the arguments are {order}, in '
+                'this order'
+            )
+
+
+def refuse_other_checkpoints(*paths) -> None:
+    """Refuse a file that is no checkpoint at all. Imports PyTorch, so after all that does not."""
+    from deim_mmdet.convert.pytorch_file import refuse_other_format
+
+    for path in paths:
+        if not is_address(path):
+            refuse_other_format(Path(path).expanduser())
 
 
 def is_address(path) -> bool:
@@ -60,7 +101,9 @@ def refuse_missing_packages(*names: str, extra: str = 'deploy') -> None:
     """Name the extra of this package that has what is missing."""
     for name in names:
         if find_spec(name) is None:
-            raise ImportError(f"{name} is missing: pip install 'deim_mmdet[{extra}]'")
+            from deim_mmdet.deploy.extras import how_to_install
+
+            raise ImportError(f'{name} is missing: {how_to_install(extra)}')
 
 
 def refuse_output(path, overwrite: bool) -> None:

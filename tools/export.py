@@ -27,6 +27,8 @@ from command_line import (
     is_address,
     refuse_missing_files,
     refuse_missing_packages,
+    refuse_other_checkpoints,
+    refuse_other_configs,
     refuse_output,
 )
 from mmengine.config import Config, DictAction
@@ -224,6 +226,7 @@ def output_path(args) -> Path:
         weights = Path(weights.name)
     out = Path(args.out or weights.with_suffix(endings[0]))
     refuse_missing_files(args.config, args.checkpoint, *(args.image or ()))
+    refuse_other_configs(args.config, order='CONFIG CHECKPOINT')
     for path in {out, *files_of(out, args.backend)}:
         refuse_output(path, args.overwrite)
     if out.suffix != endings[0]:
@@ -279,6 +282,7 @@ def export(args, out: Path) -> None:
     from mmdet.apis import init_detector  # isort: skip
 
     refuse_to_lose(out, args.overwrite, args.checkpoint)
+    refuse_other_checkpoints(args.checkpoint)
     target = target_of(args)
     config = Config.fromfile(args.config)
     if args.cfg_options:

@@ -15,6 +15,8 @@ from command_line import (
     refuse_folder,
     refuse_missing_files,
     refuse_missing_packages,
+    refuse_other_checkpoints,
+    refuse_other_configs,
     silence_mmdeploy,
 )
 
@@ -42,6 +44,8 @@ def main(args=None) -> None:
     with errors_in_one_line(also=(AssertionError, KeyError)):
         refuse_missing_files(args.deploy_config, args.config, args.checkpoint)
         refuse_missing_files(*args.image, *filter(None, [args.test_img]))
+        order = 'DEPLOY_CONFIG CONFIG CHECKPOINT IMAGE'
+        refuse_other_configs(args.deploy_config, args.config, order=order)
         refuse_folder(args.work_dir)
         refuse_missing_packages('mmdeploy', extra='mmdeploy')
         silence_mmdeploy()
@@ -57,6 +61,7 @@ def convert(args) -> None:
     from mmdeploy.backend.sdk.export_info import export2SDK
     from mmdeploy.utils import Backend, get_backend, get_ir_config
 
+    refuse_other_checkpoints(args.checkpoint)
     deploy_config, config = load_configs(args)
     os.makedirs(args.work_dir, exist_ok=True)
     graph = get_ir_config(deploy_config)['save_file']

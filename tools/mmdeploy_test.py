@@ -15,6 +15,7 @@ from command_line import (
     refuse_folder,
     refuse_missing_files,
     refuse_missing_packages,
+    refuse_other_configs,
     silence_mmdeploy,
 )
 from mmengine.config import DictAction
@@ -40,6 +41,7 @@ def main(args=None) -> dict:
     args = parse_args(args)
     with errors_in_one_line(also=(AssertionError, KeyError)):
         refuse_missing_files(args.deploy_config, args.config)
+        refuse_other_configs(args.deploy_config, args.config, order='DEPLOY_CONFIG CONFIG')
         refuse_missing_files(*(path for path in args.model if not os.path.isdir(path)))
         refuse_folder(args.work_dir)
         refuse_missing_packages('mmdeploy', extra='mmdeploy')

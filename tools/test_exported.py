@@ -17,7 +17,13 @@ import tempfile
 from pathlib import Path
 from typing import Dict, Iterator, List
 
-from command_line import errors_in_one_line, refuse_missing_files, refuse_missing_packages
+from command_line import (
+    errors_in_one_line,
+    refuse_missing_files,
+    refuse_missing_packages,
+    refuse_other_checkpoints,
+    refuse_other_configs,
+)
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
@@ -66,6 +72,7 @@ def main(args=None) -> None:
     MMLogger.get_instance('mmengine', log_level='WARNING')
     with errors_in_one_line(), tempfile.TemporaryDirectory() as scratch:
         refuse_missing_files(args.config, *args.files, *filter(None, [args.checkpoint]))
+        refuse_other_configs(args.config, order='CONFIG FILES')
         if not args.files:
             refuse_missing_packages('onnx', 'onnxruntime')
         rows = []
@@ -84,6 +91,7 @@ def run(args, scratch: Path) -> Iterator[Dict[str, str]]:
 
     from mmdet.apis import init_detector  # isort: skip
 
+    refuse_other_checkpoints(*filter(None, [args.checkpoint]))
     config = Config.fromfile(args.config)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)

@@ -84,7 +84,7 @@ def refuse_other_models(module: nn.Module, state_dict: Dict[str, Any], prefix: s
         raise ValueError(
             f'the checkpoint is of another {kind}: {len(different)} of {len(own)} tensors '
             f'differ, first {different[0]}. {describe_configs(weights)} Use the config that the '
-            'checkpoint was trained with, or leave out load_from / the checkpoint.'
+            'checkpoint was trained with.'
         )
     other_classes = [
         name

@@ -38,8 +38,7 @@ def load_weights_only(path: Union[str, os.PathLike]) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'{path} is no file: give the path of a downloaded checkpoint.')
-    refuse_other_content(path)
-    _refuse_other_format(path)
+    refuse_other_format(path)
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
@@ -55,11 +54,32 @@ def load_weights_only(path: Union[str, os.PathLike]) -> Any:
         raise damaged(path, error) from error
 
 
-def _refuse_other_format(path: Path) -> None:
+def refuse_other_format(path: Path) -> None:
+    """Refuse what no program can have written as a checkpoint, before it is unpickled.
+
+    Raises:
+        ValueError: It is something else, as an image, or is truncated; the message says which.
+    """
+    refuse_other_content(path)
     refuse_truncated(path)
     head = file_head(path)
     if not head.startswith((ZIP, b'\x80')):  # PyTorch's two formats
-        raise ValueError(f'{path} is no PyTorch checkpoint: it starts with {head[:16]!r}.')
+        raise _no_checkpoint(path, f'it starts with {head[:16]!r}')
+    if head.startswith(ZIP):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except zipfile.BadZipFile as error:
+            raise damaged(path, error) from None
+        if not any(name.endswith('/data.pkl') for name in names):
+            raise _no_checkpoint(path, 'it is an archive of other files')
+
+
+def _no_checkpoint(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f'{path} is no PyTorch checkpoint: {reason}. Give the weights of a run here, or published '
+        'ones (.pth).'
+    )
 
 
 def _unsafe_globals(path: Path, message: str) -> List[str]:

@@ -8,6 +8,7 @@ neither PyTorch nor mmdet; the rest is imported when it is asked for.
 import sys
 
 from .detector import Detections, Detector
+from .extras import how_to_install
 from .metadata import Metadata
 from .runners import open_runner
 
@@ -38,7 +39,7 @@ def __getattr__(name):
         if error.name not in ('onnx', 'onnxruntime'):
             raise
         raise ImportError(
-            f"{error.name} is missing, which export needs: pip install 'deim_mmdet[deploy]'"
+            f'{error.name} is missing, which export needs: {how_to_install()}'
         ) from None
     return getattr(module, name)
 

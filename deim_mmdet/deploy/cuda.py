@@ -11,6 +11,8 @@ from typing import Callable, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from .extras import how_to_install
+
 WAY_OUT = 'nvidia-smi shows what the driver sees'
 
 
@@ -46,11 +48,7 @@ def open_gpu(index: int = 0) -> Gpu:
     runtime = _runtime()
     error, count = runtime.cudaGetDeviceCount()
     if error != runtime.cudaError_t.cudaSuccess:
-        raise ValueError(
-            f'an NVIDIA GPU and its driver are needed, none is found here: {_text(error)} (CUDA '
-            f'{_version(runtime)}). {WAY_OUT}; a driver that is older than this CUDA wants another '
-            "cuda-bindings, as pip install 'cuda-bindings<13'"
-        )
+        raise ValueError(f'no NVIDIA GPU can be used here: {_why_none(runtime, error)}')
     if not 0 <= index < count:
         raise ValueError(f'there is no GPU {index}, but {count}, counted from 0; {WAY_OUT}')
     use(index)
@@ -163,8 +161,7 @@ def _runtime():
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and str(error.name).startswith('cuda'):
             raise ImportError(
-                'cuda-bindings is missing, which engines need to run: pip install '
-                "'deim_mmdet[tensorrt]' (or, for drivers of CUDA 13, pip install cuda-bindings)"
+                f'cuda-bindings is missing, which engines need to run: {how_to_install("tensorrt")}'
             ) from None
         raise
     return runtime
@@ -183,12 +180,21 @@ def _check(returned: tuple) -> Optional[object]:
     return values[0] if values else None
 
 
+def _why_none(runtime, error) -> str:
+    driver, wanted = (
+        call()[1] // 1000 for call in (runtime.cudaDriverGetVersion, runtime.cudaRuntimeGetVersion)
+    )
+    if driver == 0:
+        return 'its driver is not installed'
+    if driver < wanted:
+        return (
+            f'the driver is of CUDA {driver}, cuda-bindings of CUDA {wanted}: '
+            f"pip install 'cuda-bindings<{driver + 1}'"
+        )
+    return f'{_text(error)}; {WAY_OUT}'
+
+
 def _text(error) -> str:
     runtime = _runtime()
     name, text = runtime.cudaGetErrorName(error)[1], runtime.cudaGetErrorString(error)[1]
     return f'{name.decode()}: {text.decode()}'
-
-
-def _version(runtime) -> str:
-    _, number = runtime.cudaRuntimeGetVersion()
-    return f'{number // 1000}.{number % 1000 // 10}'

@@ -22,6 +22,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import List, Optional, Sequence, Tuple
 
+from .extras import how_to_install
+
 # flavour -> names under which its module can be there, title. The first that is there is taken:
 # on the GPU that it is for, `tensorrt` tries kernels out instead of estimating them.
 FLAVOURS = {
@@ -30,8 +32,8 @@ FLAVOURS = {
 }
 OLDEST = 10  # of `tensorrt`: the first with INT64 outputs
 INSTALL = (
-    "pip install 'deim_mmdet[tensorrt]' (TensorRT-RTX, which builds engines without a GPU, too), "
-    'or, on the machine with the GPU, pip install tensorrt'
+    f'{how_to_install("tensorrt")} (TensorRT-RTX, which builds engines without a GPU, too), or, on '
+    'the machine with the GPU, pip install tensorrt'
 )
 LOGGER = logging.getLogger('deim_mmdet.tensorrt')
 # Whoever wants its messages on the screen adds a handler.
@@ -105,7 +107,7 @@ class TensorRT:
             raise ValueError(
                 f'{self.name} builds only for the GPU of the machine that it runs on, got the '
                 f'compute capability {", ".join(capabilities)}: build on that GPU without it, or '
-                "take TensorRT-RTX (pip install 'deim_mmdet[tensorrt]'), whose engines need "
+                f'take TensorRT-RTX ({how_to_install("tensorrt")}), whose engines need '
                 'TensorRT-RTX to run'
             )
         unknown = [text for text in capabilities if text not in self.known_capabilities()]

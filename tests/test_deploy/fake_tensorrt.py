@@ -31,7 +31,7 @@ class FakeCuda:
     def __init__(self, name='Tesla T4', capability='7.5', count=1):
         self.name, self.capability, self.count = name, capability, count
         self.memory, self.calls, self.work, self.captured = {}, [], [], None
-        self.can_capture, self.room = True, None
+        self.can_capture, self.room, self.driver = True, None, 12040
 
     def result(self, *values):
         return (self.cudaError_t.cudaSuccess, *values)
@@ -57,6 +57,9 @@ class FakeCuda:
 
     def cudaRuntimeGetVersion(self):
         return self.result(12090)
+
+    def cudaDriverGetVersion(self):
+        return self.result(self.driver)
 
     def cudaGetErrorName(self, error):
         return self.result(error.name.encode())

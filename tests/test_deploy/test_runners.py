@@ -215,7 +215,7 @@ def test_runs_without_pytorch_mmdet_and_other_backends(folder, name, backend, ab
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
 def test_a_missing_backend_names_the_extra(folder, monkeypatch, backend):
     monkeypatch.setitem(sys.modules, backend, None)
-    with pytest.raises(ImportError, match=rf"{backend} is missing: .*'deim_mmdet\[deploy\]'"):
+    with pytest.raises(ImportError, match=rf"{backend} is missing: .*'\.\[deploy\]'"):
         Detector(folder / 'static.onnx', backend=backend)
 
 

@@ -25,7 +25,7 @@ from deim_mmdet.deploy import (  # noqa: E402
     tensorrt_build,
     tensorrt_cache,
 )
-from deim_mmdet.deploy.cuda import Gpu, GpuError  # noqa: E402
+from deim_mmdet.deploy.cuda import Gpu, GpuError, open_gpu  # noqa: E402
 from deim_mmdet.deploy.parity import compare  # noqa: E402
 from deim_mmdet.deploy.runners import tensorrt_runner  # noqa: E402
 from deim_mmdet.deploy.tensorrt_build import build_engine  # noqa: E402
@@ -450,11 +450,10 @@ def test_rtx_says_why(graph, tmp_path, monkeypatch):
 
 def test_no_gpu(engine, graph, tmp_path, monkeypatch):
     install(monkeypatch, FakeCuda(count=0), tensorrt='10.1')
-    message = (
-        r'NVIDIA GPU and its driver are needed, none is found here: cudaErrorNoDevice: in words'
-    )
-    for path in (engine, graph):
-        with pytest.raises(ValueError, match=message):
+    message = 'no NVIDIA GPU can be used here: cudaErrorNoDevice: in words; nvidia-smi shows'
+    gpu = 'm.engine runs on GPUs of compute capability 7.5: '
+    for path, text in ((engine, f'{gpu}{message}.*, open the .onnx'), (graph, f'^{message}')):
+        with pytest.raises(ValueError, match=text):
             Detector(path, backend='tensorrt')
     with pytest.raises(ValueError, match=message + '.* name its compute capability'):
         build_engine(graph, tmp_path / 'new.engine')
@@ -463,9 +462,28 @@ def test_no_gpu(engine, graph, tmp_path, monkeypatch):
         Detector(engine, device=1)
     monkeypatch.setitem(sys.modules, 'cuda.bindings', None)
     with pytest.raises(
-        ImportError, match=r"cuda-bindings is missing, .*: pip install 'deim_mmdet\[tensorrt\]'"
+        ImportError, match=rf"{gpu}cuda-bindings is missing, .* pip install '\.\[tensorrt\]'"
     ):
         Detector(engine)
+
+
+# fmt: off
+DRIVERS = [
+    # CUDA of the driver, message
+    (0,     'its driver is not installed$'),
+    (11080, "the driver is of CUDA 11, cuda-bindings of CUDA 12: pip install 'cuda-bindings<12'$"),
+    (12040, 'cudaErrorNoDevice: in words; nvidia-smi shows'),
+    (13000, 'cudaErrorNoDevice: in words; nvidia-smi shows'),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(('version', 'message'), DRIVERS)
+def test_drivers(monkeypatch, version, message):
+    cuda, _ = install(monkeypatch, FakeCuda(count=0))
+    monkeypatch.setattr(cuda, 'driver', version)
+    with pytest.raises(ValueError, match=f'no NVIDIA GPU can be used here: {message}'):
+        open_gpu()
 
 
 def test_a_gpu_that_fails_is_no_place_for_an_engine(engine, monkeypatch):
@@ -488,13 +506,11 @@ def test_choice(monkeypatch):
     assert tensorrt_api.load('tensorrt_rtx').known_capabilities() == ['7.5', '8.6', '12.0']
     install(monkeypatch, tensorrt='10.1')
     with pytest.raises(
-        ImportError, match=r'TensorRT-RTX is missing \(TensorRT 10.1 is there\): pip'
+        ImportError, match=r'TensorRT-RTX is missing \(TensorRT 10.1 is there\): in'
     ):
         tensorrt_api.load('tensorrt_rtx')
     install(monkeypatch)
-    with pytest.raises(
-        ImportError, match=r"TensorRT is missing: pip install 'deim_mmdet\[tensorrt\]'"
-    ):
+    with pytest.raises(ImportError, match=r"TensorRT is missing: .*pip install '\.\[tensorrt\]'"):
         tensorrt_api.load()
     install(monkeypatch, tensorrt='8.6.1')
     with pytest.raises(ValueError, match='TensorRT 10 or newer is needed, found 8.6.1'):

@@ -1,5 +1,11 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import signal
+import subprocess
+import sys
+
 import pytest
+
+from .conftest import TOOLS
 
 
 @pytest.fixture
@@ -7,28 +13,37 @@ def command_line(tool):
     return tool('command_line')
 
 
-def test_errors_in_one_line(command_line):
+def test_errors_in_one_line(command_line, capsys):
     with pytest.raises(SystemExit, match='^error: 7 is too many$'):
         with command_line.errors_in_one_line():
             raise ValueError('7 is too many')
-    with pytest.raises(SystemExit, match='^nothing was written$'):
+    with pytest.raises(SystemExit, match='^130$'):
         with command_line.errors_in_one_line('nothing was written'):
             raise KeyboardInterrupt
+    assert capsys.readouterr().err == 'nothing was written\n'
     for also in ((), (ZeroDivisionError,)):  # a fault of ours has a traceback
         with pytest.raises(SystemExit if also else ZeroDivisionError):
             with command_line.errors_in_one_line(also=also):
                 raise ZeroDivisionError
 
 
+def test_ctrl_c_while_a_tool_imports():
+    """Python then ends by the signal, of which shells make 130."""
+    code = 'import command_line, os, signal; os.kill(os.getpid(), signal.SIGINT)'
+    done = subprocess.run([sys.executable, '-c', code], cwd=TOOLS, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, 'Stopped.\n')
+
+
 def test_missing_files_and_packages(command_line, tmp_path):
     there = tmp_path / 'there'
     there.touch()
     command_line.refuse_missing_files(there, 'https://somewhere/weights.pth')
-    for missing in (tmp_path, tmp_path / 'missing'):
-        with pytest.raises(FileNotFoundError, match=f'{missing}: no such file'):
-            command_line.refuse_missing_files(there, missing)
+    with pytest.raises(FileNotFoundError, match='missing: no such file'):
+        command_line.refuse_missing_files(there, tmp_path / 'missing')
+    with pytest.raises(IsADirectoryError, match=f'{tmp_path} is a folder: name a file'):
+        command_line.refuse_missing_files(tmp_path)
     command_line.refuse_missing_packages('os')
-    with pytest.raises(ImportError, match=r"nowhere is missing: .*'deim_mmdet\[deploy\]'"):
+    with pytest.raises(ImportError, match=r"nowhere is missing: .*'\.\[deploy\]'"):
         command_line.refuse_missing_packages('os', 'nowhere')
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_interrupted(tool, checkpoint, tmp_path, monkeypatch, backend):
     monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'temporary'))
     monkeypatch.setattr('deim_mmdet.deploy.parity.compare', interrupt)
     out = tmp_path / f'atto{tool.ENDINGS[backend][0]}'
-    with pytest.raises(SystemExit, match='stopped'):
+    with pytest.raises(SystemExit, match='130'):
         tool.main([CONFIG, str(checkpoint), '--backend', backend, '--out', str(out)])
     assert [path.name for path in tmp_path.rglob('*')] == ['temporary']
 
@@ -152,6 +153,8 @@ def test_bad_arguments(tool, checkpoint, tmp_path, monkeypatch, arguments, messa
 def test_bad_files(tool, checkpoint, tmp_path):
     with pytest.raises(SystemExit, match='error: .*missing.pth: no such file'):
         tool.main([CONFIG, str(tmp_path / 'missing.pth')])
+    with pytest.raises(SystemExit, match='atto.pth is no config .* are CONFIG CHECKPOINT, in this'):
+        tool.main([str(checkpoint), CONFIG])
     taken = tmp_path / 'taken.onnx'
     taken.write_text('mine')
     with pytest.raises(SystemExit, match='error: .*taken.onnx exists'):
@@ -161,6 +164,27 @@ def test_bad_files(tool, checkpoint, tmp_path):
     with pytest.raises(SystemExit, match='error: nothing can be written to .*taken.onnx is a file'):
         tool.main([CONFIG, str(checkpoint), '--out', str(taken / 'new.onnx')])
     assert taken.read_text() == 'mine'
+
+
+# fmt: off
+NO_CHECKPOINTS = [
+    (b'',                       'is empty'),
+    (b'some text, no weights',  "is no PyTorch checkpoint: it starts with b'some text"),
+    (b'\xff\xd8\xff\xe0JFIF',   r"is no PyTorch checkpoint: .*JFIF'. Give the weights of"),
+    (b'zip',                    'is no PyTorch checkpoint: it is an archive of other files'),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(('content', 'message'), NO_CHECKPOINTS)
+def test_no_checkpoint(tool, tmp_path, content, message):
+    path = tmp_path / 'other.pth'
+    path.write_bytes(content)
+    if content == b'zip':
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.writestr('other/notes.txt', 'none')
+    with pytest.raises(SystemExit, match=f'^error: {path} {message}'):
+        tool.main([CONFIG, str(path)])
 
 
 def test_weights_from_elsewhere(tool, tmp_path, monkeypatch):
@@ -191,7 +215,7 @@ def test_missing_packages_name_the_extra(tool, checkpoint, tmp_path, monkeypatch
         raise ModuleNotFoundError("No module named 'onnx'", name='onnx')
 
     monkeypatch.setattr('importlib.import_module', absent)
-    with pytest.raises(ImportError, match=r"onnx is missing.*pip install 'deim_mmdet\[deploy\]'"):
+    with pytest.raises(ImportError, match=r"onnx is missing.*pip install '\.\[deploy\]'"):
         deploy.__getattr__('export_onnx')
 
 
@@ -199,7 +223,7 @@ def test_a_missing_backend_names_the_extra(tool, checkpoint, tmp_path, monkeypat
     """Before the work begins."""
     monkeypatch.setitem(sys.modules, 'openvino', None)
     out = ['--backend', 'openvino', '--out', str(tmp_path / 'm.xml')]
-    with pytest.raises(SystemExit, match=r"openvino is missing: .*'deim_mmdet\[deploy\]'"):
+    with pytest.raises(SystemExit, match=r"openvino is missing: .*'\.\[deploy\]'"):
         tool.main([CONFIG, str(checkpoint), *out])
     assert list(tmp_path.iterdir()) == []
 
@@ -216,7 +240,7 @@ def test_engine_for_the_t4(tool, checkpoint, tmp_path, capsys, monkeypatch):
     tool.main([CONFIG, str(checkpoint), '--out', 't4.engine', *options, *dynamic])
     text = capsys.readouterr().out
     assert 'largest difference from PyTorch on 4 drawn scenes: ' in text
-    assert 'the graph was compared, its engine cannot run on this machine: ' in text
+    assert 'the graph was compared; the engine was not run, which takes a GPU of compute' in text
     assert 'TensorRT-RTX 1.' in text and ', compute capability 7.5\n' in text
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ['t4.engine', 't4.engine.json']

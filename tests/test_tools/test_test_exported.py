@@ -67,12 +67,15 @@ def test_all_forms(tool, config, checkpoint, capsys, monkeypatch):
         # at least the best ten of each of three images; none is missing
         assert int(cells[-2]) >= 30 and cells[-1] == '0'
     Path(checkpoint).write_text('no weights')
-    with pytest.raises(SystemExit, match='error: export failed:\nerror: '):
+    with pytest.raises(SystemExit, match='error: .*a.pth is no PyTorch checkpoint'):
         module.main([config, '--checkpoint', checkpoint])
 
 
 def test_bad_arguments(tool, config, tmp_path, capsys):
     main = tool('test_exported').main
+    with pytest.raises(SystemExit, match='a.onnx is no config .* are CONFIG FILES, in this order'):
+        (tmp_path / 'a.onnx').touch()
+        main([str(tmp_path / 'a.onnx'), config])
     with pytest.raises(SystemExit):
         main([config])
     assert 'give files, or --checkpoint' in capsys.readouterr().err

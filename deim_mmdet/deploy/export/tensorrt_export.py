@@ -78,10 +78,14 @@ class TensorRTTarget(Target):
             reason = why_not_here(engine)
             if reason is None:
                 check(engine)
-            else:
+            elif self.compute_capabilities:
+                gpus = ' or '.join(self.capabilities)
                 said.append(
-                    f'the graph was compared, its engine cannot run on this machine: {reason}'
+                    f'the graph was compared; the engine was not run, which takes a GPU of compute '
+                    f'capability {gpus}, {self.trt.name} and cuda-bindings'
                 )
+            else:
+                said.append(f'the graph was compared, its engine cannot run here: {reason}')
 
         check(graph)
         info = build_engine(

@@ -6,6 +6,7 @@ from typing import Dict, List, Optional
 
 import numpy as np
 
+from ..extras import how_to_install
 from ..metadata import Metadata
 
 
@@ -52,5 +53,5 @@ def import_backend(module: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module:
-            raise ImportError(f"{module} is missing: pip install 'deim_mmdet[deploy]'") from None
+            raise ImportError(f'{module} is missing: {how_to_install()}') from None
         raise  # it is there, and broken: that says why

@@ -135,9 +135,16 @@ class TensorRTRunner(Runner):
         self, path: Path, flavour: Optional[str], device: int
     ) -> Tuple[Path, TensorRT, bytes]:
         self.info, plan = read_engine(path)
-        trt = choose(self.info, flavour)
+        try:
+            trt = choose(self.info, flavour)
+            self.gpu = open_gpu(device)
+        except (ImportError, ValueError) as error:
+            gpus = ' or '.join(self.info.compute_capabilities)
+            raise type(error)(
+                f'{path} runs on GPUs of compute capability {gpus}: {error}. Without such a GPU, '
+                'open the .onnx file of the same detector (tools/export.py --backend onnxruntime)'
+            ) from None
         check_library(self.info, path, trt)
-        self.gpu = open_gpu(device)
         check_gpu(self.info, path, self.gpu)
         return path, trt, plan
 
