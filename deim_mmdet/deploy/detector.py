@@ -6,12 +6,13 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, 
 
 import numpy as np
 
-from .metadata import DIVISOR
+from .metadata import DIVISOR, check_score_threshold
 from .runners import open_runner
 
 Image = Union[np.ndarray, str, os.PathLike]
 # Images that go through a graph of any batch at once: more are hardly faster, and need memory.
 MAX_BATCH = 16
+IMAGES = 'an image is an array, uint8, (H, W, 3), BGR, or a file; several are a list of them'
 COLORS = (
     (230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180),
     (0, 160, 160), (240, 50, 230), (128, 128, 0), (170, 110, 40), (0, 0, 128),
@@ -39,7 +40,8 @@ class Detector:
 
     Args:
         path (str | PathLike): The file: .onnx, OpenVINO's .xml, or TensorRT's .engine.
-        score_threshold (float, optional): Detections below it are left out; None: the file's.
+        score_threshold (float, optional): In [0, 1]. Detections below it are left out; None: the
+            file's.
         hw (tuple[int, int], optional): Size that images are resized to, of a file of dynamic size.
         threads (int, optional): Threads of the CPU; None lets the backend choose.
         backend (str, optional): 'onnxruntime', 'openvino' or 'tensorrt', see :func:`open_runner`.
@@ -49,8 +51,10 @@ class Detector:
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: The backend is missing.
+        TypeError: ``path`` is something else.
         ValueError: No file of that backend, or none that ``tools/export.py`` of this version wrote;
-            ``hw`` for a file of static size, or a size that it cannot take.
+            ``hw`` for a file of static size, or a size that it cannot take; a threshold that is
+            no score.
     """
 
     def __init__(
@@ -80,7 +84,7 @@ class Detector:
         self.metadata.refuse_few_cells(self.hw)
         if score_threshold is None:
             score_threshold = self.metadata.score_threshold
-        self.score_threshold = score_threshold
+        self.score_threshold = check_score_threshold(score_threshold)
 
     def __repr__(self) -> str:
         meta, names = self.metadata, self.classes
@@ -107,16 +111,14 @@ class Detector:
             Detections | list[Detections]: Of the image, or of each.
 
         Raises:
-            TypeError: An array of another type or shape.
+            IsADirectoryError: A folder.
+            TypeError: An array of another type or shape, or something else.
             ValueError: A file that is no image.
         """
         if isinstance(images, (np.ndarray, str, os.PathLike)):
             return self([images])[0]
         if not isinstance(images, Sequence):
-            raise TypeError(
-                'an image is an array, uint8, (H, W, 3), BGR, or a file; several are a list of '
-                f'them; got {type(images).__name__}'
-            )
+            raise TypeError(f'{IMAGES}; got {type(images).__name__}')
         return [found for batch in self._batches(images) for found in self._run(batch)]
 
     def preprocess(self, image: np.ndarray) -> Tuple[np.ndarray, Tuple[float, float]]:
@@ -214,17 +216,18 @@ class Detector:
         found = self(image) if detections is None else detections
         canvas = PillowImage.fromarray(np.ascontiguousarray(image[..., ::-1]))
         pen = ImageDraw.Draw(canvas)
-        line = max(1, round(max(image.shape[:2]) / 400))
+        longer = max(image.shape[:2])
+        line, font = max(1, round(longer / 400)), load_font(max(12, round(longer / 70)))
         # the best on top
         for box, score, label in list(zip(*found))[::-1]:
             name = self.classes[label] if self.classes else str(label)
             color, corner = COLORS[label % len(COLORS)], (float(box[0]), float(box[1]))
             pen.rectangle([float(side) for side in box], outline=color, width=line)
             text = f'{name} {score:.2f}'
-            over = pen.textbbox(corner, text)[2] - canvas.width
+            over = pen.textbbox(corner, text, font)[2] - canvas.width
             corner = (max(0.0, corner[0] - max(0.0, over)), corner[1])  # none is cut off
-            pen.rectangle(pen.textbbox(corner, text), fill=color)
-            pen.text(corner, text, fill='white')
+            pen.rectangle(pen.textbbox(corner, text, font), fill=color)
+            pen.text(corner, text, fill='white', font=font)
         return np.ascontiguousarray(np.asarray(canvas)[..., ::-1])
 
 
@@ -237,6 +240,10 @@ def read_image(image: Image) -> np.ndarray:
                 f'got {image.dtype} of shape {image.shape}'
             )
         return image
+    if not isinstance(image, (str, os.PathLike)):
+        raise TypeError(f'{IMAGES}; got {type(image).__name__} in the list')
+    if os.path.isdir(image):
+        raise IsADirectoryError(f'{image} is a folder: give its files, as a list')
     from PIL import Image as PillowImage
     from PIL import ImageOps, UnidentifiedImageError
 
@@ -251,6 +258,16 @@ def read_image(image: Image) -> np.ndarray:
     except (UnidentifiedImageError, PillowImage.DecompressionBombError, OSError) as error:
         raise ValueError(f'{image} cannot be read as an image: {error}') from None
     return np.ascontiguousarray(pixels[..., ::-1])
+
+
+def load_font(size: int):
+    """Pillow's font, in pixels; before Pillow 10.1 it has one size."""
+    from PIL import ImageFont
+
+    try:
+        return ImageFont.load_default(size)
+    except (TypeError, ImportError):  # an older Pillow, or one that was built without FreeType
+        return ImageFont.load_default()
 
 
 def resize(

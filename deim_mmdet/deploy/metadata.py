@@ -13,6 +13,17 @@ FORMAT = 1
 DIVISOR = 32
 
 
+def check_score_threshold(value: float) -> float:
+    """The same.
+
+    Raises:
+        ValueError: It is no score.
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f'score_threshold must be in [0, 1], as scores are, got {value}')
+    return value
+
+
 @dataclass(frozen=True)
 class Metadata:
     """Everything needed to use an exported model without its config.

@@ -310,6 +310,19 @@ def test_draw(exported, photo):
     np.testing.assert_array_equal(detector.draw(photo, empty), photo)
 
 
+def test_lines_and_letters_grow_with_the_image(exported):
+    detector = Detector(exported)
+    found = Detections(np.float32([[100, 100, 250, 300]]), np.float32([0.9]), np.array([3]))
+    drawn = {}
+    for height, width in ((320, 320), (1080, 1920)):
+        grey = np.full((height, width, 3), 127, np.uint8)
+        drawn[width] = (detector.draw(grey, found) != grey).any(-1)
+    # px of the line at the right, and of the label's height at the left
+    assert {side: image[250, 200:300].sum() for side, image in drawn.items()} == {320: 1, 1920: 5}
+    small, large = (image[100:200, 110].sum() for image in drawn.values())
+    assert 8 <= small <= 16 and 20 <= large <= 36
+
+
 # ---- bad input -----------------------------------------------------------------------------------
 
 
@@ -321,6 +334,11 @@ def test_bad_images(exported, tmp_path):
         detector(np.zeros((2, 2, 3), np.float32))
     with pytest.raises(TypeError, match=r'got uint8 of shape \(2, 2\)'):
         detector(np.zeros((2, 2), np.uint8))
+    for images, got in ((None, 'NoneType$'), ([None], 'NoneType in the list$'), (3, 'int$')):
+        with pytest.raises(TypeError, match=f'an image is an array, .* or a file; .*got {got}'):
+            detector(images)
+    with pytest.raises(IsADirectoryError, match='is a folder: give its files, as a list'):
+        detector(tmp_path)
     with pytest.raises(FileNotFoundError, match='missing.jpg: no such file'):
         detector(tmp_path / 'missing.jpg')
     (tmp_path / 'text.jpg').write_text('no image')
@@ -346,6 +364,10 @@ def test_bad_files(exported, tmp_path):
     onnx.save(model, tmp_path / 'other.onnx')
     with pytest.raises(ValueError, match='was not written by tools/export.py'):
         Detector(tmp_path / 'other.onnx')
+    with pytest.raises(TypeError, match='path must be that of an exported file, .* got list'):
+        Detector([None])
+    with pytest.raises(ValueError, match=r'score_threshold must be in \[0, 1\], .* got 7'):
+        Detector(exported, score_threshold=7)
     with pytest.raises(ValueError, match='has no NoSuchProvider, but .*CPUExecutionProvider'):
         Detector(exported, providers=['NoSuchProvider'])
 

@@ -138,6 +138,7 @@ BAD = [
     (['--candidates'],                 'DFINE finds objects once and has no candidates'),
     (['--opset', '9'],                 'opset must be from 17 to 20'),
     (['--image', 'missing.jpg'],       'missing.jpg: no such file'),
+    (['--score-threshold', '7'],       r'score_threshold must be in \[0, 1\], .* got 7'),
 ]
 # fmt: on
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from deim_mmdet.models.detectors import YOLOv8
 from deim_mmdet.version import __version__
 
-from ..metadata import DIVISOR, Metadata
+from ..metadata import DIVISOR, Metadata, check_score_threshold
 from .detection_transformers import DetectionTransformer
 from .end_to_end import max_detections, network_channels, selection_strides
 from .onnx_export import ExportOptions
@@ -80,7 +80,7 @@ def describe(
         resize_filter='pillow' if resize.get('backend') == 'pillow' else 'cv2',
         pad_value=pad_value,
         max_per_img=detector.test_cfg['max_per_img'] if suppressed else max_detections(detector),
-        score_threshold=score_threshold,
+        score_threshold=check_score_threshold(score_threshold),
         nms_iou=(
             detector.test_cfg['nms']['iou_threshold'] if suppressed and options.candidates else None
         ),

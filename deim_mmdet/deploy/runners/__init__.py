@@ -39,10 +39,14 @@ def open_runner(
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: The backend is missing; the message says what to install.
-        TypeError: An option that the runner does not have.
+        TypeError: ``path`` is no path; an option that the runner does not have.
         ValueError: An unknown backend or ending, fewer threads than one, or a file that the backend
             or this version of deim_mmdet cannot read.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f'path must be that of an exported file, as "model.onnx", got {type(path).__name__}'
+        )
     path = Path(path)
     backend = backend or BACKENDS.get(path.suffix)
     if backend is None:
@@ -56,6 +60,8 @@ def open_runner(
         raise ValueError(f'threads must be at least 1, got {threads}')
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file')
+    if not path.stat().st_size:
+        raise ValueError(f'{path} is empty: copy it again, or export the checkpoint again')
     module, name = RUNNERS[backend]
     cls = getattr(import_module(f'.{module}', __name__), name)
     known = [key for key in inspect.signature(cls).parameters if key not in ('path', 'threads')]
