@@ -87,11 +87,12 @@ def load_configs(args) -> list:
     """The deploy config and that of the detector.
 
     Raises:
-        ValueError: The deploy config does not name the module, without which mmdeploy fails later.
+        ValueError: The deploy config does not name the module, without which mmdeploy fails later,
+            or is for another device.
     """
     from mmdeploy.utils import load_config
 
-    from deim_mmdet.deploy.mmdeploy_support.deploy_config import MODULES, is_ours
+    from deim_mmdet.deploy.mmdeploy_support.deploy_config import MODULES, is_ours, refuse_device
 
     deploy_config, config = load_config(args.deploy_config, args.config)
     if not is_ours(deploy_config):
@@ -99,6 +100,7 @@ def load_configs(args) -> list:
             f'{args.deploy_config}: codebase_config.module must name {MODULES[-1]!r}: take one of '
             'configs/deploy as _base_'
         )
+    refuse_device(deploy_config, args.device)
     return deploy_config, config
 
 

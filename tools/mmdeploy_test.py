@@ -51,22 +51,42 @@ def main(args=None) -> dict:
 
 def test(args) -> dict:
     """Metrics of the test set."""
-    import deim_mmdet  # makes mmdet importable with mmcv-lite
+    import deim_mmdet  # noqa: F401  makes mmdet importable with mmcv-lite
 
     # isort: split
     from mmdeploy.apis import build_task_processor
     from mmdeploy.utils import load_config
 
-    import deim_mmdet.deploy.mmdeploy_support  # noqa: F401  whichever module a config names
+    # registers what a config may name, whichever module it names
+    from deim_mmdet.deploy.mmdeploy_support.deploy_config import refuse_device
 
     deploy_config, config = load_config(args.deploy_config, args.config)
+    refuse_device(deploy_config, args.device)
     config.merge_from_dict(args.cfg_options or {})
     task = build_task_processor(config, deploy_config, args.device)
     loader = dict(config.test_dataloader, batch_size=args.batch_size)
     loader['dataset'] = task.build_dataset(loader['dataset'])
+    refuse_other_batches(args, len(loader['dataset']))
     model = task.build_backend_model(args.model, task.update_data_preprocessor)
     runner = task.build_test_runner(model, args.work_dir, dataloader=task.build_dataloader(loader))
     return runner.test()
+
+
+def refuse_other_batches(args, images: int) -> None:
+    """Refuse batches that a graph of static batch cannot take, the last one included."""
+    from deim_mmdet.deploy.mmdeploy_support.backends import fixed_batch
+
+    fixed = fixed_batch(args.model[0])
+    if fixed is None:
+        return
+    found = f'got --batch-size {args.batch_size}' if args.batch_size != fixed else None
+    if found is None and images % fixed:
+        found = f'which the {images} images of the test set do not make up'
+    if found:
+        raise ValueError(
+            f'{args.model[0]} was converted for batches of {fixed}, {found}. For any number of '
+            'images convert with a deploy config of any batch, configs/deploy/*_batch.py'
+        )
 
 
 if __name__ == '__main__':

@@ -36,6 +36,7 @@ from deim_mmdet.deploy.evaluation import evaluate  # noqa: E402
 from deim_mmdet.deploy.mmdeploy_support.backends import (  # noqa: E402
     CurrentTensorRTWrapper,
     EngineTarget,
+    fixed_batch,
     library_for,
 )
 from deim_mmdet.deploy.mmdeploy_support.deploy_config import (  # noqa: E402
@@ -45,6 +46,7 @@ from deim_mmdet.deploy.mmdeploy_support.deploy_config import (  # noqa: E402
 )
 from deim_mmdet.deploy.mmdeploy_support.task import DetectionTask  # noqa: E402
 from deim_mmdet.deploy.parity import compare  # noqa: E402
+from deim_mmdet.deploy.runners.openvino_runner import shared_core  # noqa: E402
 from tests.fixtures import fill  # noqa: E402
 from tests.test_deploy.models import (  # noqa: E402
     ATTO,
@@ -211,6 +213,51 @@ def test_openvino(converted, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['end2end.bin', 'end2end.xml']
     found = inference_model(config, deploy, files, paths, 'cpu')
     assert_like_pytorch(config, checkpoint, found, paths)
+    assert fixed_batch(files[0]) is None
+    model = shared_core().read_model(files[0])
+    model.reshape([4, 3, 128, 192])
+    pytest.importorskip('openvino').save_model(model, tmp_path / 'four.xml')
+    assert fixed_batch(str(tmp_path / 'four.xml')) == 4
+
+
+# fmt: off
+BATCHES = [
+    # of the graph, --batch-size, images of the test set, message
+    (0, 3, 200, None),
+    (4, 4, 200, None),
+    (4, 1, 200, 'converted for batches of 4, got --batch-size 1. .* any batch, configs/deploy'),
+    (4, 4, 201, 'converted for batches of 4, which the 201 images of the test set do not make up'),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(('fixed', 'batch_size', 'images', 'message'), BATCHES)
+def test_batches_of_a_static_graph(converted, tmp_path, fixed, batch_size, images, message):
+    """Are refused before anything runs where it cannot take them."""
+    graph = onnx.load(converted[0] / 'out/end2end.onnx')
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = fixed
+    onnx.save(graph, tmp_path / 'm.onnx')
+    args = SimpleNamespace(model=[str(tmp_path / 'm.onnx')], batch_size=batch_size)
+    refuse = load_tool('mmdeploy_test').refuse_other_batches
+    if message is None:
+        refuse(args, images)
+    else:
+        with pytest.raises(ValueError, match=f'm.onnx was {message}'):
+            refuse(args, images)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+@pytest.mark.parametrize('device', ['cpu', 'cuda:0'])
+def test_tensorrt_without_a_gpu(converted, tmp_path, device):
+    """mmdeploy refuses it, without a way out."""
+    folder, _, checkpoint, paths = converted
+    files = [FOLDER / 'detection_tensorrt_static-640x640.py', folder / 'config.py', checkpoint]
+    options = ['--work-dir', tmp_path / 'out', '--device', device]
+    message = 'error: TensorRT in mmdeploy needs a GPU .* sees none here. tools/export.py --backend'
+    with pytest.raises(SystemExit, match=message):
+        tool = load_tool('mmdeploy_convert')
+        tool.main([str(value) for value in (*files, paths[0], *options)])
+    assert not (tmp_path / 'out').exists()
 
 
 def test_tensorrt_engine_is_built_ahead_of_time(tmp_path):

@@ -298,6 +298,17 @@ class CurrentTensorRTWrapper(BaseWrapper):
             raise RuntimeError(f'{self.trt.name}: {"; ".join(self.logger.errors)}')
 
 
+def fixed_batch(path: str) -> Optional[int]:
+    """Images per run of a graph of static batch; None: any number, or the file does not say."""
+    if path.endswith('.onnx'):
+        graph = onnx.load(path, load_external_data=False).graph
+        return graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
+    if path.endswith('.xml'):
+        batch = shared_core().read_model(path).input(0).partial_shape[0]
+        return batch.get_length() if batch.is_static else None
+    return None
+
+
 def is_older() -> bool:
     """Whether the TensorRT that is there is one that mmdeploy was written for."""
     found = [trt for trt in tensorrt_api.installed() if not trt.is_rtx]

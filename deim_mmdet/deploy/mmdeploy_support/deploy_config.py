@@ -2,6 +2,7 @@
 """What a deploy config may ask for."""
 
 import numpy as np
+import torch
 from mmdeploy.utils import (
     get_backend,
     get_calib_filename,
@@ -77,6 +78,21 @@ def check(config: Config) -> None:
         raise ValueError(
             f'onnx_config.input_shape (width, height) must be multiples of {DIVISOR}, got '
             f'{list(shape)}: take {nearest}'
+        )
+
+
+def refuse_device(config: Config, device: str) -> None:
+    """Refuse a device on which mmdeploy does nothing for the backend.
+
+    Raises:
+        ValueError: TensorRT without a GPU.
+    """
+    has_gpu = device.startswith('cuda') and torch.cuda.is_available()
+    if get_backend(config).value == 'tensorrt' and not has_gpu:
+        found = f'got --device {device}' if torch.cuda.is_available() else 'PyTorch sees none here'
+        raise ValueError(
+            f'TensorRT in mmdeploy needs a GPU (--device cuda:0), {found}. tools/export.py '
+            '--backend tensorrt --compute-capability X.Y builds engines without one'
         )
 
 
