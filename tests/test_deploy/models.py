@@ -52,8 +52,8 @@ def detector_of(name: str) -> torch.nn.Module:
     return random_detector(config_of(name))
 
 
-def random_detector(config: Config) -> torch.nn.Module:
-    """Random weights whose class scores and boxes differ from query to query."""
+def random_detector(config: Config, hw: Tuple[int, int] = (192, 192)) -> torch.nn.Module:
+    """Random weights; class scores and boxes of images of ``hw`` differ from query to query."""
     init_default_scope('mmdet')
     torch.manual_seed(0)
     if 'init_cfg' in config.model.backbone:
@@ -65,11 +65,11 @@ def random_detector(config: Config) -> torch.nn.Module:
             torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 0.0)
         elif 'reg_branch' in key or 'fc_reg' in key or 'sampling_offsets' in key:
             parameter.data += 0.02 * torch.randn_like(parameter)
-    return settle(detector.eval())
+    return settle(detector.eval(), hw)
 
 
 @torch.no_grad()
-def settle(detector: torch.nn.Module) -> torch.nn.Module:
+def settle(detector: torch.nn.Module, hw: Tuple[int, int]) -> torch.nn.Module:
     """Norms see images once, and class logits spread: else values grow from layer to layer, and all
     queries have about the same scores.
     """
@@ -94,7 +94,7 @@ def settle(detector: torch.nn.Module) -> torch.nn.Module:
             hooks.append(module.register_forward_pre_hook(see))
         elif 'cls' in name and getattr(module, 'bias', None) is not None:
             hooks.append(module.register_forward_hook(spread))
-    raw_predictions(detector, torch.from_numpy(images((192, 192), 4)))
+    raw_predictions(detector, torch.from_numpy(images(hw, 4)))
     for hook in hooks:
         hook.remove()
     return detector

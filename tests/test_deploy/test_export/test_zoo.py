@@ -67,8 +67,8 @@ ANY = dict(batch_size=None, dynamic_size=True)
 @pytest.mark.parametrize('name', ZOO)
 def test_size(name, tmp_path, record_property):
     config = config_of(name)
-    detector = random_detector(config)
     for kind, dynamic, hw, count in (('static', {}, (640, 640), 1), ('any', ANY, (480, 672), 2)):
+        detector = random_detector(config, hw)
         batch = images(hw, count)
         expected = run_pytorch(detector, ExportOptions(hw), batch)
         for half in (False, True):
