@@ -171,7 +171,7 @@ def check_same_conditions(curves: Curves, same_images: bool = True) -> None:
             resumed run, draw other random numbers. Defaults to True.
 
     Raises:
-        RuntimeError: If two runs cannot be compared.
+        ValueError: If two runs cannot be compared.
     """
     firsts: Dict[tuple, Tuple[RunName, List[Epoch]]] = {}
     for run, epochs in curves.items():
@@ -185,7 +185,7 @@ def check_same_conditions(curves: Curves, same_images: bool = True) -> None:
             for one, other in zip(epochs, others):
                 differing = [c for c in columns if getattr(one, c) != getattr(other, c)]
                 if differing:
-                    raise RuntimeError(
+                    raise ValueError(
                         f'{run} and {first} cannot be compared: in epoch {one.epoch} they differ '
                         f'in {", ".join(differing)}. Versions or files have changed between them; '
                         'begin anew in another folder.'

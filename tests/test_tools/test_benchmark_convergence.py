@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from deim_mmdet.benchmark import convergence_folder
 from deim_mmdet.benchmark.convergence_curves import (
     VARIANTS,
     Epoch,
@@ -23,14 +24,8 @@ TINY = ['--size', '64', '--scenes', '16', '--val-scenes', '4', '--epochs', '2']
 
 
 @pytest.fixture
-def benchmark(tool, monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))  # as `python tools/benchmark_convergence.py` has it
+def benchmark(tool):
     return tool('benchmark_convergence')
-
-
-@pytest.fixture
-def setup(benchmark):
-    return benchmark.read_arguments(benchmark.parse_args([]))
 
 
 @pytest.mark.parametrize(
@@ -56,26 +51,6 @@ def test_arguments_are_checked(benchmark, tmp_path, arguments, message):
     assert not out.exists()
 
 
-def test_a_folder_is_of_one_set_up(benchmark, setup, tmp_path):
-    out = tmp_path / 'out'
-    benchmark.claim(out, setup)
-    benchmark.claim(out, setup)
-    with pytest.raises(SystemExit, match='another set-up: epochs is 12, asked for 20. Choose ano'):
-        benchmark.claim(out, replace(setup, epochs=20))
-    (out / 'setup.json').unlink()
-    with pytest.raises(SystemExit, match='holds something else than a benchmark of convergence'):
-        benchmark.claim(out, setup)
-
-
-def test_two_calls_at_once_are_refused(benchmark, tmp_path):
-    with benchmark.sole_user(tmp_path):
-        with pytest.raises(SystemExit, match='another call is at work in'):
-            with benchmark.sole_user(tmp_path):
-                pass
-    with benchmark.sole_user(tmp_path):
-        pass
-
-
 def test_data_that_cannot_be_made(benchmark, tmp_path, monkeypatch):
     def fail(*args):
         raise ImportError('The handwritten digits come with scikit-learn')
@@ -88,12 +63,12 @@ def test_data_that_cannot_be_made(benchmark, tmp_path, monkeypatch):
 def test_finished_runs_are_kept(benchmark, tmp_path, monkeypatch, capsys):
     """No process is started for them; results are written from their files."""
     out, variants = tmp_path / 'out', ['baseline', 'both-half']
-    monkeypatch.setattr(benchmark, 'start', lambda *args: pytest.fail('a run was started'))
+    monkeypatch.setattr(convergence_folder, 'start', lambda *args: pytest.fail('a run was started'))
     arguments = [*TINY, '--detectors', 'dfine-atto', '--variants', *variants, '--seeds', '7']
     benchmark.claim(out, benchmark.read_arguments(benchmark.parse_args(arguments)))
     for variant in variants:
         file = out / 'runs' / str(RunName('dfine-atto', variant, 7)) / 'epochs.csv'
-        file.parent.mkdir()
+        file.parent.mkdir(parents=True)
         epochs = [Epoch(i, 0.1, 0.2, 0.1, 3.0, 1.0, 1.0, 1, 2, 3) for i in (1, 2)]
         file.write_text(epochs_to_csv(epochs[: VARIANTS[variant].epochs(2)]))
     benchmark.main([*arguments, '--work-dir', str(out)])
@@ -108,11 +83,10 @@ def test_finished_runs_are_kept(benchmark, tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_that_fails_does_not_stop_the_others(benchmark, tmp_path, monkeypatch, capsys):
-    def start(out, run, threads, lock):
-        benchmark.log_of(out, run).parent.mkdir()
+    def start(out, run, command, threads, lock):
         return subprocess.Popen([sys.executable, '-c', 'raise SystemExit(3)'])
 
-    monkeypatch.setattr(benchmark, 'start', start)
+    monkeypatch.setattr(convergence_folder, 'start', start)
     arguments = [*TINY, '--variants', 'baseline', '--seeds', '0']
     with pytest.raises(SystemExit) as stop:
         benchmark.main([*arguments, '--work-dir', str(tmp_path / 'out')])
