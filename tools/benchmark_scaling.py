@@ -20,7 +20,12 @@ from mmengine.logging import MMLogger
 
 import deim_mmdet  # noqa: F401  makes mmdet importable with mmcv-lite
 from deim_mmdet.benchmark.report import milliseconds, print_conditions, print_table
-from deim_mmdet.benchmark.scaling import STEPS, images_per_second, matching_times
+from deim_mmdet.benchmark.scaling import (
+    STEPS,
+    images_per_second,
+    matching_times,
+    train_together,
+)
 from deim_mmdet.benchmark.training_step import StepOptions, build_model
 
 
@@ -35,11 +40,11 @@ def parse_args(args=None):
     parser.add_argument(
         '--batches', type=int, nargs='*', default=(1, 2, 4, 8, 16, 32), help='images, of 60 objects'
     )
-    parser.add_argument('--runs', type=int, default=9, help='of each size; 9')
+    parser.add_argument('--runs', type=int, default=9, help='timed runs of each size')
     parser.add_argument('--processes', type=int, nargs='*', default=(), help='numbers of processes')
-    parser.add_argument('--size', type=int, default=192, help='side of their images; 192')
-    parser.add_argument('--batch-size', type=int, default=8, help='images of each process; 8')
-    parser.add_argument('--steps', type=int, default=10, help='steps of each process; 10')
+    parser.add_argument('--size', type=int, default=192, help='side of their images')
+    parser.add_argument('--batch-size', type=int, default=8, help='images of each process')
+    parser.add_argument('--steps', type=int, default=10, help='timed steps of each process')
     parser.add_argument('--device', default='cpu', help='where matching is timed')
     return parser.parse_args(args)
 
@@ -79,7 +84,9 @@ def show_throughput(config: Config, args) -> None:
     print(
         f'{options.batch_size} images of {args.size} x {args.size} in each process, one thread each'
     )
-    speeds = [images_per_second(config, options, n, args.steps) for n in args.processes]
+    speeds = [
+        images_per_second(train_together(config, options, n, args.steps)) for n in args.processes
+    ]
     rows = [
         (str(n), f'{speed:.1f}', f'{speed / speeds[0]:.2f}')
         for n, speed in zip(args.processes, speeds)

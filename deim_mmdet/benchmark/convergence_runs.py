@@ -3,26 +3,20 @@
 
 import os
 import time
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple, Union
 
-import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from deim_mmdet.benchmark.convergence_curves import (
-    VARIANTS,
-    Epoch,
-    RunName,
-    epochs_to_csv,
-    read_epochs,
-)
 from deim_mmdet.engine.recipe import scale_epoch, set_epochs
 from deim_mmdet.engine.same_conditions_hook import SameConditionsHook
 from deim_mmdet.new_output import new_output
+
+from .check_sum import check_sum
+from .convergence_curves import VARIANTS, Epoch, RunName, epochs_to_csv, read_epochs
 
 PathLike = Union[str, os.PathLike]
 # Stages of DEIM-D-FINE-L: mosaics begin and end, all augmentation ends, length of the run.
@@ -252,7 +246,9 @@ class EpochFileHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self.weights_crc32 = (
-            self.epochs[0].weights_crc32 if self.epochs else check_sum(runner.model)
+            self.epochs[0].weights_crc32
+            if self.epochs
+            else check_sum(runner.model.state_dict().values())
         )
         runner.model.data_preprocessor.register_forward_hook(
             lambda module, args, batch: self._count(batch) if runner.model.training else None
@@ -284,11 +280,3 @@ class EpochFileHook(Hook):
         )
         with new_output(self.file, overwrite=True) as path:
             path.write_text(epochs_to_csv(self.epochs))
-
-
-def check_sum(model: torch.nn.Module) -> int:
-    crc = 0
-    for value in model.state_dict().values():
-        if isinstance(value, torch.Tensor):
-            crc = zlib.crc32(value.cpu().contiguous().numpy().tobytes(), crc)
-    return crc

@@ -1,8 +1,15 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 
 from deim_mmdet.benchmark.losses_alone import made_up_inputs
-from deim_mmdet.benchmark.scaling import STEPS, images_per_second, matching_times
+from deim_mmdet.benchmark.scaling import (
+    Share,
+    images_per_second,
+    matching_times,
+    train_together,
+)
 from deim_mmdet.benchmark.training_step import StepOptions, build_model
 
 
@@ -24,12 +31,24 @@ def test_matching_times(small_dfine):
     small, large = matching_times(model, [(1, 2), (2, 30)], runs=2)
     assert small.entries == 5 * 1 * 2 * 20
     assert large.entries == 5 * 2 * 30 * 20
-    assert set(small.seconds) == set(STEPS)
-    assert all(seconds > 0 for times in (small, large) for seconds in times.seconds.values())
+
+
+def test_images_of_all_processes_until_the_last_one_is_done():
+    shares = [Share(20, 1, 7, seconds=2.0), Share(20, 2, 7, seconds=2.5)]
+    assert images_per_second(shares[:1]) == 10
+    assert images_per_second(shares) == 16
+    with pytest.raises(RuntimeError, match=r'ended with \[7, 8\]'):
+        images_per_second([shares[0], replace(shares[1], weights_crc32=8)])
 
 
 @pytest.mark.slow
-def test_two_processes_train(small_dfine):
+def test_two_processes_train_together(small_dfine):
+    """On images of their own, and end with the same weights, which are not those of one."""
     options = StepOptions((96, 96), batch_size=2, objects=3)
-    for processes in (1, 2):
-        assert images_per_second(small_dfine, options, processes, steps=1) > 0
+    first, second = train_together(small_dfine, options, processes=2, steps=3)
+    assert first.images == second.images == 3 * 2
+    assert first.images_crc32 != second.images_crc32
+    assert first.weights_crc32 == second.weights_crc32
+    (alone,) = train_together(small_dfine, options, processes=1, steps=3)
+    assert alone.images_crc32 == first.images_crc32
+    assert alone.weights_crc32 != first.weights_crc32

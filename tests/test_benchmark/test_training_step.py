@@ -23,7 +23,8 @@ def test_phases_add_up_and_weights_move(small_dfine):
     assert set(step.clock.seconds) == set(PHASES)
     assert all(len(seconds) == 2 for seconds in step.clock.seconds.values())
     medians = median_of_phases(step)
-    assert medians['step'] == pytest.approx(sum(medians[phase] for phase in PHASES), rel=0.5)
+    # the median of two is their mean
+    assert medians['step'] == pytest.approx(sum(medians[phase] for phase in PHASES))
     assert any(not torch.equal(a, b) for a, b in zip(before, step.model.parameters()))
     assert len(step.data['data_samples'][0].gt_instances) == 3
 

@@ -1,7 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from tests.test_benchmark.conftest import SMALL, small_dfine  # noqa: F401
+from tests.test_benchmark.conftest import small_dfine  # noqa: F401
 
 STEP = ('--size', '96', '--batch-size', '2', '--objects', '3', '--steps', '1', '--device', 'cpu')
 
