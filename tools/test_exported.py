@@ -6,11 +6,12 @@
 
 Without files, the checkpoint is exported in all forms that a CPU runs: for ONNX Runtime and for
 OpenVINO, in float32 and in float16. Exported files see the image files themselves: what Detector
-does to them is tested as well. Differences are the largest of a side, in pixels of the input, and
-of a score, among the detections that matter.
+does to them is tested as well. Differences from PyTorch are the largest of a side, in pixels of the
+input (px), and of a score, among the detections that matter.
 """
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
@@ -155,8 +156,9 @@ def export_all(args, config: Config, folder: Path) -> List[Path]:
 
 
 def as_cells(found: Dict[str, float]) -> Dict[str, str]:
-    """Metrics without what they are of, as 'coco/bbox_mAP'."""
-    return {name.split('/')[-1]: f'{value:.4f}' for name, value in found.items()}
+    """Metrics by their short names, as 'AP50' for 'coco/bbox_mAP_50'."""
+    names = {name: re.sub('^bbox_mAP_?', 'AP', name.split('/')[-1]) for name in found}
+    return {names[name]: f'{value:.4f}' for name, value in found.items()}
 
 
 def differences(detector, exported, images: list) -> Dict[str, str]:
@@ -164,7 +166,7 @@ def differences(detector, exported, images: list) -> Dict[str, str]:
 
     found = compare_with_pytorch(detector, exported, images)
     return {
-        'pixels': f'{found.box:.2g}',
+        'px': f'{found.box:.2g}',
         'score': f'{found.score:.2g}',
         'compared': str(found.count),
         'missing': str(found.missing),
@@ -172,9 +174,9 @@ def differences(detector, exported, images: list) -> Dict[str, str]:
 
 
 def in_one_line(row: Dict[str, str]) -> str:
-    """As 'PyTorch: bbox_mAP 0.7140'; the table has the rest."""
+    """As 'PyTorch: AP 0.7140'; the table has the rest."""
     title, first, *others = row
-    names = [first, *(name for name in others if name in ('pixels', 'score', 'missing'))]
+    names = [first, *(name for name in others if name in ('px', 'score', 'missing'))]
     return f'{row[title]}: ' + ', '.join(f'{name} {row[name]}' for name in names)
 
 

@@ -2,6 +2,7 @@
 """Reports of :mod:`.latency` on the screen."""
 
 import sys
+from typing import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -44,15 +45,35 @@ def show(report: Report) -> None:
                 groups.setdefault(clock_of(result), []).append(result)
         for clock, results in groups.items():
             if len(results) > 1:
-                best = min(results, key=lambda result: result.timing.p50)
-                print(
-                    f'fastest, {stage}, {clock}: {best.candidate} ({best.precision}), '
-                    f'{best.timing.p50:.2f} ms'
-                )
+                print(f'fastest, {stage}, {clock}: {fastest(results, is_busy(report))}')
     for name, reason in report.skipped.items():
         print(f'skipped: {name}: {reason}')
     for warning in report.warnings:
         print(f'warning: {warning}')
+
+
+def fastest(results: Sequence[Result], busy: bool) -> str:
+    """Who it is, or why nobody can be called so.
+
+    Args:
+        results (Sequence[Result]): At least two, of one stage and clock.
+        busy (bool): Whether other programs took the machine's cores meanwhile.
+    """
+    best, next_one = sorted(results, key=lambda result: result.timing.p50)[:2]
+    first, second = (f'{r.candidate} ({r.precision})' for r in (best, next_one))
+    if busy:
+        return 'not known, since other programs had the cores: measure on an idle machine'
+    if best.timing.p90 >= next_one.timing.p50:
+        return (
+            f'{first} or {second}, since their times overlap (p90 {best.timing.p90:.2f} and median '
+            f'{next_one.timing.p50:.2f} ms)'
+        )
+    return f'{first}, {best.timing.p50:.2f} ms'
+
+
+def is_busy(report: Report) -> bool:
+    """Whether more programs wanted to run before than the machine has cores."""
+    return report.before.get('load', 0) > report.machine.cores
 
 
 def clock_of(result: Result) -> str:

@@ -139,6 +139,30 @@ def test_fastest_of_what_can_be_compared(tool, report, capsys):
     ]
 
 
+# fmt: off
+FASTEST = [
+    # ms of two candidates, load on two cores, what is said
+    ([7, 7, 7],  [9, 9, 9],  2.0, 'A (float32), 7.00 ms'),
+    ([7, 7, 12], [9, 9, 9],  0.5, 'A (float32) or B (float32), since their times overlap (p90 11.0'
+                                  '0 and median 9.00 ms)'),
+    ([7, 7, 7],  [9, 9, 9],  2.1, 'not known, since other programs had the cores: measure on an '
+                                  'idle machine'),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(('one', 'other', 'load', 'said'), FASTEST)
+def test_fastest_only_beyond_noise(tool, report, capsys, one, other, load, said):
+    report = tool('benchmark_latency').read_report(str(report))
+    results = [
+        Result(name, 'float32', 'cpu', 'network', 'host', Timing.of(times))
+        for name, times in (('B', other), ('A', one))
+    ]
+    machine = replace(report.machine, cores=2)
+    show(replace(report, results=results, machine=machine, before=dict(load=load)))
+    assert f'fastest, network, cpu: {said}\n' in capsys.readouterr().out
+
+
 def test_a_cpu_has_no_tensorrt(tool, monkeypatch, tmp_path):
     """Though there be a GPU beside it."""
     install(monkeypatch, tensorrt='10.16.1')

@@ -56,12 +56,12 @@ def test_all_forms(tool, config, checkpoint, capsys, monkeypatch):
     exported = [line for line in lines if line.endswith(' is exported')]
     assert exported == [f'{name} is exported' for name in module.FORMS]
     # a line of each as soon as it is known, then the table
-    assert re.match(r'PyTorch: bbox_mAP 0\.\d+$', lines[4])
+    assert re.match(r'PyTorch: AP 0\.\d+$', lines[4])
     rows = [line for line in lines if line.startswith('│') and 'float' in line]
     assert len(rows) == len(LIMITS)
     for row, line, (title, pixels, score) in zip(rows, lines[5:], LIMITS):
         assert re.search(title, row)
-        assert re.match(f'{title}: bbox_mAP .*, pixels .*, score .*, missing 0$', line)
+        assert re.match(f'{title}: AP .*, px .*, score .*, missing 0$', line)
         cells = [cell.strip() for cell in row.strip('│').split('│')]
         assert float(cells[-4]) < pixels and float(cells[-3]) < score
         # at least the best ten of each of three images; none is missing
