@@ -14,13 +14,10 @@ that holds a whole pickled model, as YOLOv8's do, the tensors alone are read; no
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+from command_line import errors_in_one_line, refuse_other_configs
 from mmengine.config import Config
-
-import deim_mmdet  # noqa: F401  registers the models; makes mmdet importable with mmcv-lite
-from deim_mmdet.convert import convert_checkpoint_file, export_checkpoint_file
 
 
 def parse_args(args=None):
@@ -57,22 +54,25 @@ def parse_args(args=None):
 
 def main(args=None):
     args = parse_args(args)
-    try:
-        config = Config.fromfile(args.config) if args.config else None
-        if args.to == 'mmdet':
-            classes = class_names(args.classes) if args.classes else None
-            report = convert_checkpoint_file(
-                args.input, args.output, config, classes, args.overwrite
-            )
-            print(report)
-        else:
-            family = export_checkpoint_file(
-                args.input, args.output, args.to, args.family, config, args.overwrite
-            )
-            print(f'names of {family}')
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
+    with errors_in_one_line():
+        refuse_other_configs(*filter(None, [args.config]), order='INPUT OUTPUT --config CONFIG')
+        convert(args)
     print(f'saved to {args.output}')
+
+
+def convert(args):
+    # registers the models; makes mmdet importable with mmcv-lite
+    from deim_mmdet.convert import convert_checkpoint_file, export_checkpoint_file
+
+    config = Config.fromfile(args.config) if args.config else None
+    if args.to == 'mmdet':
+        classes = class_names(args.classes) if args.classes else None
+        print(convert_checkpoint_file(args.input, args.output, config, classes, args.overwrite))
+    else:
+        family = export_checkpoint_file(
+            args.input, args.output, args.to, args.family, config, args.overwrite
+        )
+        print(f'names of {family}')
 
 
 def class_names(path):

@@ -20,13 +20,12 @@ import time
 from pathlib import Path
 from typing import Dict, List
 
-from demo import ROOT, build_data, claim_folder, say, write_atomically
+import command_line  # noqa: F401  Ctrl-C in one line
 from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from deim_mmdet.visualization import plot_ap_curve
-
+ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = dict(
     stage_one='configs/yolov8/yolov8_atto_digits.py',
     stage_two='configs/deyo/deyo_yolov8-atto_digits.py',
@@ -43,6 +42,9 @@ PATIENCE = 10  # s, for a process to stop by itself and between two lines of pro
 
 def main(args=None) -> None:
     args = parse_args(args)
+    # imports PyTorch and mmdet, which takes seconds
+    from demo import build_data, claim_folder, say, write_atomically
+
     start = time.monotonic()
     out = claim_folder(Path(args.work_dir))
     build_data(Config.fromfile(args.stage_one))  # before two processes want it
@@ -165,6 +167,10 @@ def row(title: str, *trainings: dict) -> dict:
 
 def draw_curves(results: Dict[str, dict], file: Path) -> None:
     """AP of all three over epochs; the second stage begins where the first one ends."""
+    from demo import write_atomically
+
+    from deim_mmdet.visualization import plot_ap_curve
+
     begin = dict(stage_one=0, stage_two=results['stage_one']['epochs'], at_once=0)
     curves = {
         TITLES[name]: {begin[name] + entry['epoch']: entry['AP'] for entry in result['history']}
@@ -179,6 +185,8 @@ def draw_curves(results: Dict[str, dict], file: Path) -> None:
 
 
 def report(out: Path, rows: List[dict]) -> None:
+    from demo import say
+
     table = Table(title='Digits in scenes')
     for column in ('', 'parameters', *SUMS, 'AP', 'AP50'):
         table.add_column(column, justify='right' if column else 'left', no_wrap=True)

@@ -3,22 +3,22 @@
 
 import argparse
 
-from deim_mmdet.datasets.digits_in_scenes import DigitsOptions, make_digits
+from command_line import errors_in_one_line
 
 
 def parse_args(args=None):
-    default = DigitsOptions()
+    # NOTE the defaults of DigitsOptions, which takes seconds to import; a test compares them
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument('--out', default='data/digits', help='folder of the data set')
-    parser.add_argument('--train', type=int, default=default.num_train, help='training scenes')
-    parser.add_argument('--val', type=int, default=default.num_val, help='validation scenes')
+    parser.add_argument('--train', type=int, default=1000, help='training scenes')
+    parser.add_argument('--val', type=int, default=200, help='validation scenes')
     parser.add_argument(
         '--image-size',
         type=int,
         nargs=2,
-        default=default.image_hw,
+        default=(256, 256),
         metavar=('HEIGHT', 'WIDTH'),
         help='of a scene, in pixels',
     )
@@ -26,7 +26,7 @@ def parse_args(args=None):
         '--objects',
         type=int,
         nargs=2,
-        default=default.objects,
+        default=(2, 8),
         metavar=('FEWEST', 'MOST'),
         help='digits in a scene',
     )
@@ -34,7 +34,7 @@ def parse_args(args=None):
         '--digit-size',
         type=float,
         nargs=2,
-        default=default.digit_size,
+        default=(24, 96),
         metavar=('SMALLEST', 'LARGEST'),
         help='longer side of a digit, in pixels',
     )
@@ -45,28 +45,34 @@ def parse_args(args=None):
         metavar='PATH',
         help="picture files or folders to use beside scikit-learn's two",
     )
-    parser.add_argument('--seed', type=int, default=default.seed, help='seed of the whole set')
-    parser.add_argument('--jpeg-quality', type=int, default=default.jpeg_quality, help='1 to 100')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the whole set')
+    parser.add_argument('--jpeg-quality', type=int, default=90, help='1 to 100')
     return parser.parse_args(args)
 
 
 def main(args=None):
     args = parse_args(args)
-    try:
-        options = DigitsOptions(
-            num_train=args.train,
-            num_val=args.val,
-            image_hw=args.image_size,
-            objects=args.objects,
-            digit_size=args.digit_size,
-            photographs=args.photographs,
-            seed=args.seed,
-            jpeg_quality=args.jpeg_quality,
-        )
-        folder = make_digits(args.out, options)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
+    with errors_in_one_line():
+        from deim_mmdet.datasets.digits_in_scenes import make_digits
+
+        folder = make_digits(args.out, options_of(args))
     print(f'{folder}: {args.train} training and {args.val} validation scenes')
+
+
+def options_of(args):
+    """What the data set holds."""
+    from deim_mmdet.datasets.digits_in_scenes import DigitsOptions
+
+    return DigitsOptions(
+        num_train=args.train,
+        num_val=args.val,
+        image_hw=args.image_size,
+        objects=args.objects,
+        digit_size=args.digit_size,
+        photographs=args.photographs,
+        seed=args.seed,
+        jpeg_quality=args.jpeg_quality,
+    )
 
 
 if __name__ == '__main__':

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from deim_mmdet.datasets.digits_in_scenes import DigitsOptions
+
 from .conftest import TOOLS
 
 
@@ -32,6 +34,28 @@ def test_ctrl_c_while_a_tool_imports():
     code = 'import command_line, os, signal; os.kill(os.getpid(), signal.SIGINT)'
     done = subprocess.run([sys.executable, '-c', code], cwd=TOOLS, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, 'Stopped.\n')
+
+
+QUICK = ('convert_weights', 'demo_deyo', 'export', 'make_digits', 'mmdeploy_convert')
+
+
+@pytest.mark.parametrize('name', QUICK)
+def test_help_imports_no_pytorch(name):
+    """Which takes seconds."""
+    code = f"""
+import runpy, sys
+sys.modules.update(torch=None, mmdet=None, deim_mmdet=None)
+sys.argv = ['{name}.py', '--help']
+sys.path.insert(0, '.')
+runpy.run_path('{name}.py', run_name='__main__')
+"""
+    done = subprocess.run([sys.executable, '-c', code], cwd=TOOLS, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith('usage: '), done.stderr
+
+
+def test_defaults_of_make_digits(tool):
+    module = tool('make_digits')
+    assert module.options_of(module.parse_args([])) == DigitsOptions()
 
 
 def test_missing_files_and_packages(command_line, tmp_path):
