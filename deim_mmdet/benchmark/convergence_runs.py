@@ -11,8 +11,8 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from deim_mmdet.engine import SameConditionsHook
 from deim_mmdet.engine.recipe import scale_epoch, set_epochs
-from deim_mmdet.engine.same_conditions_hook import SameConditionsHook
 from deim_mmdet.new_output import new_output
 
 from .check_sum import check_sum

@@ -13,6 +13,7 @@ from .no_hook import NoHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .progress_hook import RichProgressHook
 from .rule_optim_wrapper_constructor import RuleOptimWrapperConstructor
+from .same_conditions_hook import SameConditionsHook
 from .staged_freeze_hook import StagedFreezeHook
 from .two_stage_end_hook import TwoStageEndHook
 from .warmup_ema import WarmupEMA
@@ -33,6 +34,7 @@ __all__ = [
     'NonFiniteLossHook',
     'RichProgressHook',
     'RuleOptimWrapperConstructor',
+    'SameConditionsHook',
     'StagedFreezeHook',
     'TwoStageEndHook',
     'WarmupEMA',

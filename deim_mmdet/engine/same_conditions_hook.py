@@ -2,19 +2,26 @@
 import zlib
 from typing import Dict, Optional
 
+from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor
 
 
+@HOOKS.register_module()
 class SameConditionsHook(Hook):
     """Lets runs differ in nothing but what they are meant to differ in.
 
-    A mosaic draws random numbers, denoising queries do, and whatever is drawn after them would be
-    others than without. So all random sources are seeded anew in every step, before the images are
-    loaded and before the model sees them (worker processes have seeds of their own, which do not
-    depend on the model). A resumed run thus goes on as if it had never stopped.
+    Mosaics and denoising queries draw random numbers, and change what is drawn after them. So all
+    random sources are seeded anew in every step, before the images are loaded and before the model
+    sees them. A resumed run thus goes on as if it had never stopped::
+
+        randomness = dict(seed=0)  # of the first weights and the order of the images
+        custom_hooks = [dict(type='SameConditionsHook', seed=0)]
+
+    Worker processes that load images have seeds of their own, which do not depend on the model, but
+    are others in a resumed run.
 
     Args:
         seed (int): Seed of the run, at least 0.

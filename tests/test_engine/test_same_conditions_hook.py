@@ -8,7 +8,7 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import nn
 
-from deim_mmdet.engine.same_conditions_hook import SameConditionsHook
+from deim_mmdet.engine import SameConditionsHook
 
 
 def draw():
