@@ -1,12 +1,12 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """Images per second through a training pipeline, from JPEG files, and the time by transform.
 
-python tools/benchmark_loader.py configs/deim/deim_dfine_hgnetv2-l_8xb4-58e_coco.py
-    --peer-python ~/venv-torchvision/bin/python
+    python tools/benchmark_loader.py CONFIG [--peer-python ~/venv-torchvision/bin/python]
 
-Pictures like those of COCO (640 x 480 pixels, about 160 kB, 7 objects) are made in a temporary
+Pictures like those of COCO (640 x 480 pixels, about 130 kB, 7 objects) are made in a temporary
 folder. Every stage of Dense O2O is timed in one process on one thread, in seconds of CPU, which
-other programs on the machine hardly change; then the data loader with its worker processes. With
+other programs on the machine hardly change; then the data loader with its worker processes, in the
+stage that the config begins with. With
 --peer-python, an interpreter that has torch and torchvision, the published order of transforms runs
 next to it on the same files, a block of images here, a block there.
 """
@@ -18,28 +18,44 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from functools import wraps
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 import cv2
 import numpy as np
 import torch
+from command_line import errors_in_one_line
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-GRAIN = 7.0  # standard deviation of noise, which brings the files to the size of COCO's
+from deim_mmdet.benchmark.phase_clock import PhaseClock
+from deim_mmdet.datasets.config_checks import find_datasets, use_coco_files
+from deim_mmdet.datasets.digits_in_scenes import draw_background, find_photographs, read_photograph
+from deim_mmdet.datasets.transforms import DenseO2O, DenseO2OStage
+from deim_mmdet.engine.dense_o2o_hook import find_transforms
+from deim_mmdet.machine import Machine
+from deim_mmdet.new_output import new_output
+
+GRAIN = 7.0  # standard deviation of the noise that photographs have and drawn scenes lack
 JPEG_QUALITY = 93
 BLOCK = 50  # images in one turn of either side
+STAGES = {
+    'mosaic': DenseO2OStage.MOSAIC,
+    'classic': DenseO2OStage.CLASSIC,
+    'plain': DenseO2OStage.PLAIN_END,
+}
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], epilog=__doc__.split('\n\n', 2)[2]
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config file whose training pipeline is timed')
-    parser.add_argument('--images', type=int, default=200, help='timed samples of each stage')
+    parser.add_argument(
+        '--images', type=int, default=200, help=f'timed samples of each stage, {BLOCK} at a time'
+    )
     parser.add_argument('--files', type=int, default=100, help='different pictures')
     parser.add_argument(
         '--picture-wh', type=int, nargs=2, default=[640, 480], help='width and height of a picture'
@@ -48,24 +64,27 @@ def parse_args(argv=None):
     parser.add_argument(
         '--reduce-to', type=int, help='of LoadReadableImage: short side to decode JPEGs to'
     )
-    parser.add_argument('--workers', type=int, nargs='*', default=[1, 2])
+    parser.add_argument(
+        '--workers', type=int, nargs='*', default=[1, 2], help='numbers of worker processes'
+    )
     parser.add_argument('--peer-python', help='interpreter that has torch and torchvision')
-    parser.add_argument('--peer-images-as', choices=['pil', 'tensor'], default='pil')
+    parser.add_argument(
+        '--peer-images-as', choices=['pil', 'tensor'], default='pil', help='what the peer works on'
+    )
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv=None) -> None:
     args = parse_args(argv)
-    from deim_mmdet.machine import Machine
-
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    config = Config.fromfile(args.config)
-    init_default_scope(config.get('default_scope', 'mmdet'))
-    with tempfile.TemporaryDirectory() as scratch:
+    with errors_in_one_line(), tempfile.TemporaryDirectory() as scratch:
+        config = Config.fromfile(args.config)
+        init_default_scope(config.get('default_scope', 'mmdet'))
         folder = args.folder or Path(scratch) / 'pictures'
         if not folder.exists():
-            make_pictures(folder, args.files, args.picture_wh)
+            with new_output(folder, folder=True) as new:
+                make_pictures(new, args.files, args.picture_wh)
         sizes = [file.stat().st_size for file in (folder / 'images').iterdir()]
         print(args.config)
         print(f'{Machine.here()}, torch {torch.__version__}, OpenCV {cv2.__version__}')
@@ -75,7 +94,10 @@ def main(argv=None):
         if args.peer_python:
             height, width = find_size(loader_config)
             if height != width:
-                raise SystemExit(f'The published pipeline makes squares, not {height} x {width}.')
+                raise ValueError(
+                    f'the published pipeline makes squares, not {height} x {width}: compare a '
+                    'config with square inputs, or leave --peer-python out'
+                )
             peer = Peer(args.peer_python, folder, width, args.peer_images_as)
             print(f'peer: {peer.versions}, images as {args.peer_images_as}')
         compare_stages(loader_config, args.images, peer)
@@ -89,12 +111,6 @@ def main(argv=None):
 
 def make_pictures(folder: Path, count: int, wh) -> None:
     """Writes ``images/*.jpg``, one in four upright, and ``annotations.json`` (COCO format)."""
-    from deim_mmdet.datasets.digits_in_scenes import (
-        draw_background,
-        find_photographs,
-        read_photograph,
-    )
-
     rng = np.random.default_rng(0)
     photographs = [read_photograph(path) for path in find_photographs()]
     images, annotations = [], []
@@ -128,8 +144,6 @@ def make_pictures(folder: Path, count: int, wh) -> None:
 
 def point_at(config: Config, folder: Path, reduce_to: Optional[int] = None) -> dict:
     """The training data loader of a config, on the pictures."""
-    from deim_mmdet.datasets.config_checks import find_datasets, use_coco_files
-
     ann_file = str(folder / 'annotations.json')
     config = use_coco_files(config, ann_file, ann_file, str(folder / 'images'))
     for dataset in find_datasets(config.train_dataloader.dataset):
@@ -148,23 +162,17 @@ def find_size(loader_config: dict):
 
 
 def compare_stages(loader_config: dict, images: int, peer: Optional['Peer']) -> None:
-    """Prints a table for each stage of Dense O2O, or one if the pipeline has none."""
-    from deim_mmdet.datasets.transforms import DenseO2O, DenseO2OStage
-    from deim_mmdet.engine.dense_o2o_hook import find_transforms
-
+    """Prints a table for each stage of Dense O2O; for 'classic' alone if the pipeline has none."""
     dataset = Runner.build_dataloader(dict(loader_config)).dataset
-    clock = TransformClock(dataset)
+    clock = PhaseClock(torch.device('cpu'), time.process_time)
+    for transform in find_all(dataset):
+        clock.wrap(transform, 'transform', type(transform).__name__)
     switches = list(find_transforms(dataset, DenseO2O))
-    stages = {
-        'mosaic': DenseO2OStage.MOSAIC,
-        'classic': DenseO2OStage.CLASSIC,
-        'plain': DenseO2OStage.PLAIN_END,
-    }
-    for name, stage in stages.items():
+    for name in STAGES if switches else ['classic']:
         for switch in switches:
-            switch.stage = stage
+            switch.stage = STAGES[name]
         for i in range(3):
-            dataset[i]
+            dataset[i % len(dataset)]
         clock.seconds.clear()
         ours, theirs, steps = [], [], defaultdict(list)
         for seed in range(max(1, images // BLOCK)):
@@ -180,14 +188,25 @@ def compare_stages(loader_config: dict, images: int, peer: Optional['Peer']) -> 
                     steps[step].append(ms)
         total = len(ours) * BLOCK
         print(f'\nstage {name}: {describe(ours)}')
-        print_times({step: 1000 * s / total for step, s in clock.seconds.items()})
+        print_times({step: 1000 * sum(s) / total for step, s in clock.seconds.items()})
         if peer:
             print(f'  peer: {describe(theirs)}')
             print_times({step: sum(ms) / len(theirs) for step, ms in steps.items()})
             print(f'  {statistics.mean(theirs) / statistics.mean(ours):.2f} times the peer')
-        if not switches:
-            break
-    clock.stop()
+
+
+def find_all(dataset) -> Iterator[BaseTransform]:
+    """All transforms, each once, those inside other transforms, too."""
+    found, todo = [], list(find_transforms(dataset, BaseTransform))
+    while todo:
+        transform = todo.pop(0)
+        if any(transform is known for known in found):
+            continue
+        found.append(transform)
+        yield transform
+        for inner in vars(transform).values():
+            if isinstance(inner, (list, tuple)):
+                todo += [item for item in inner if isinstance(item, BaseTransform)]
 
 
 def describe(seconds: List[float]) -> str:
@@ -202,9 +221,7 @@ def print_times(ms: Dict[str, float]) -> None:
 
 def time_workers(loader_config: dict, workers: int, images: int) -> float:
     """Images per second of the data loader, its processes running already."""
-    config = dict(loader_config, num_workers=workers, persistent_workers=workers > 0)
-    if not workers:
-        config.pop('persistent_workers')
+    config = dict(loader_config, num_workers=workers, persistent_workers=True)
     loader = Runner.build_dataloader(config, seed=0)
     seen, start = 0, None
     while seen < images:
@@ -214,61 +231,6 @@ def time_workers(loader_config: dict, workers: int, images: int) -> float:
             else:
                 seen += len(batch['inputs'])
     return seen / (time.perf_counter() - start)
-
-
-class TransformClock:
-    """Adds up seconds of CPU by transform; what one spends inside another is the other's.
-
-    Args:
-        dataset: Data set, with data sets and pipelines inside.
-    """
-
-    def __init__(self, dataset):
-        from mmcv.transforms import BaseTransform
-
-        from deim_mmdet.engine.dense_o2o_hook import find_transforms
-
-        self.seconds = defaultdict(float)
-        self._inner = []
-        self._wrapped = []
-        for transform in find_all(dataset, BaseTransform, find_transforms):
-            self._wrap(transform)
-
-    def _wrap(self, transform) -> None:
-        original, name = transform.transform, type(transform).__name__
-
-        @wraps(original)
-        def timed(*args, **kwargs):
-            self._inner.append(0.0)
-            start = time.process_time()
-            try:
-                return original(*args, **kwargs)
-            finally:
-                total = time.process_time() - start
-                self.seconds[name] += total - self._inner.pop()
-                if self._inner:
-                    self._inner[-1] += total
-
-        transform.transform = timed
-        self._wrapped.append(transform)
-
-    def stop(self) -> None:
-        for transform in self._wrapped:
-            del transform.transform
-
-
-def find_all(dataset, kind: type, find_transforms) -> list:
-    """All transforms, those inside other transforms, too."""
-    found, todo = [], list(find_transforms(dataset, kind))
-    while todo:
-        transform = todo.pop(0)
-        if transform in found:
-            continue
-        found.append(transform)
-        for inner in vars(transform).values():
-            if isinstance(inner, (list, tuple)):
-                todo += [item for item in inner if isinstance(item, kind)]
-    return found
 
 
 class Peer:
@@ -291,8 +253,8 @@ class Peer:
     def _read(self) -> dict:
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(
-                f'The peer ended with {self._process.wait()}; its error is above. It needs torch, '
+            raise ChildProcessError(
+                f'the peer ended with {self._process.wait()}; its error is above. It needs torch, '
                 'torchvision and Pillow.'
             )
         return json.loads(line)

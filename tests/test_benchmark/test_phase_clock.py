@@ -4,20 +4,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from deim_mmdet.benchmark import phase_clock
 from deim_mmdet.benchmark.phase_clock import PhaseClock
 
 
 @pytest.fixture
-def now(monkeypatch):
+def now():
+    return SimpleNamespace(seconds=0.0)
+
+
+@pytest.fixture
+def clock(now):
     """Time stands still but for what a test adds to ``now.seconds``."""
-    now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(phase_clock.time, 'perf_counter', lambda: now.seconds)
-    return now
+    return PhaseClock(torch.device('cpu'), lambda: now.seconds)
 
 
-def test_time_inside_another_phase_is_the_others_alone(now):
-    clock = PhaseClock(torch.device('cpu'))
+def test_time_inside_another_phase_is_the_others_alone(clock, now):
     for _ in range(2):
         with clock.measure('outer'):
             now.seconds += 1
@@ -29,20 +30,19 @@ def test_time_inside_another_phase_is_the_others_alone(now):
     assert clock.totals() == [33, 33]
 
 
-def test_wrapped_methods_do_what_they_did(now):
+def test_wrapped_methods_do_what_they_did(clock, now):
     class Sleeper:
         def sleep(self, seconds, result=None):
             now.seconds += seconds
             return result
 
-    clock, sleeper = PhaseClock(torch.device('cpu')), Sleeper()
+    sleeper = Sleeper()
     clock.wrap(sleeper, 'sleep', 'sleep')
     assert sleeper.sleep(5, result='awake') == 'awake'
     assert clock.seconds == dict(sleep=[5])
 
 
-def test_a_phase_that_fails_does_not_count(now):
-    clock = PhaseClock(torch.device('cpu'))
+def test_a_phase_that_fails_does_not_count(clock, now):
     with pytest.raises(KeyError), clock.measure('outer'), clock.measure('inner'):
         now.seconds += 1
         raise KeyError

@@ -6,11 +6,11 @@ import logging
 import re
 import shutil
 import sys
-import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mmcv.transforms import BaseTransform
 
 from .conftest import TOOLS
 
@@ -44,34 +44,28 @@ def test_loader(tool, monkeypatch, capsys, tmp_path):
     assert re.search(r'1 workers: \d+ images/s', printed)
 
 
-def test_clock_divides_nested_times(tool):
-    from mmcv.transforms import BaseTransform
-
-    def spend(seconds):
-        end = time.process_time() + seconds
-        while time.process_time() < end:
-            pass
-
-    class Inner(BaseTransform):
+def test_transforms_inside_others_are_found_once(tool):
+    class Leaf(BaseTransform):
         def transform(self, results):
-            spend(0.02)
+            return results
 
-    class Outer(BaseTransform):
-        def __init__(self):
-            self.transforms = [Inner()]
+    class Holder(Leaf):
+        def __init__(self, *transforms):
+            self.stages = transforms
 
-        def transform(self, results):
-            spend(0.01)
-            self.transforms[0]({})
+    shared = Leaf()
+    outer = Holder(Holder(shared), shared)
+    found = list(tool('benchmark_loader').find_all(SimpleNamespace(pipeline=[outer])))
+    assert [type(transform) for transform in found] == [Holder, Holder, Leaf]
 
-    outer = Outer()
-    clock = tool('benchmark_loader').TransformClock(SimpleNamespace(pipeline=[outer]))
-    outer({})
-    assert clock.seconds['Inner'] == pytest.approx(0.02, abs=0.005)
-    assert clock.seconds['Outer'] == pytest.approx(0.01, abs=0.005)
-    clock.stop()
-    outer({})
-    assert clock.seconds['Inner'] < 0.03
+
+def test_a_pipeline_without_stages_has_one_table(tool, monkeypatch, capsys):
+    """It is compared with the published transforms outside of Dense O2O."""
+    benchmark = tool('benchmark_loader')
+    monkeypatch.setattr(benchmark, 'BLOCK', 2)
+    options = ['--images', '2', '--files', '4', '--picture-wh', '160', '120', '--workers']
+    benchmark.main([str(TOOLS.parent / 'configs/dn_detr/dn-detr_r50_8xb2-50e_coco.py'), *options])
+    assert re.findall(r'^stage (\w+)', capsys.readouterr().out, re.M) == ['classic']
 
 
 def test_peer_of_the_loader(tool, monkeypatch, capsys, tmp_path):
@@ -84,7 +78,7 @@ def test_peer_of_the_loader(tool, monkeypatch, capsys, tmp_path):
 
 
 def test_peer_that_does_not_start(tool, tmp_path):
-    with pytest.raises(RuntimeError, match='It needs torch, torchvision and Pillow'):
+    with pytest.raises(ChildProcessError, match='It needs torch, torchvision and Pillow'):
         tool('benchmark_loader').Peer(shutil.which('false'), tmp_path, 64, 'pil')
 
 
