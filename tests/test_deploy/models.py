@@ -4,6 +4,7 @@
 Exports are shared between tests, since each takes seconds.
 """
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Tuple
@@ -58,7 +59,7 @@ def random_detector(config: Config, hw: Tuple[int, int] = (192, 192)) -> torch.n
     torch.manual_seed(0)
     if 'init_cfg' in config.model.backbone:
         config.model.backbone.init_cfg = None
-    detector = MODELS.build(config.model)
+    detector = MODELS.build(deepcopy(config.model))  # mmdet writes into it
     detector.init_weights()
     for key, parameter in detector.named_parameters():
         if 'cls_branch' in key or 'fc_cls' in key:
