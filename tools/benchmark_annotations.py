@@ -1,7 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """Memory and time of the annotations of a large data set, with and without worker processes.
 
-python tools/benchmark_annotations.py
+    python tools/benchmark_annotations.py
 
 Writes an annotation file of the size of COCO train2017 (118,287 images, 860,001 boxes) into a
 temporary folder, and reads the annotations of every image once: in one process, then through worker
@@ -11,23 +11,33 @@ processes, in which a page that N processes share counts 1/N for each: what the 
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import List
+from typing import Dict, List
 
 import numpy as np
+import torch
+from command_line import errors_in_one_line
+from mmengine.registry import init_default_scope
+
+import deim_mmdet  # noqa: F401  makes mmdet importable with mmcv-lite
+from deim_mmdet.machine import Machine
+
+from mmdet.registry import DATASETS  # isort: skip
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], epilog=__doc__.split('\n\n', 2)[2]
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--images', type=int, default=118_287)
-    parser.add_argument('--boxes', type=int, default=860_001)
-    parser.add_argument('--workers', type=int, default=4)
+    parser.add_argument('--images', type=int, default=118_287, help='in the file')
+    parser.add_argument('--boxes', type=int, default=860_001, help='in the file')
+    parser.add_argument('--workers', type=int, default=4, help='worker processes')
     parser.add_argument(
         '--dataset',
         nargs='+',
@@ -42,12 +52,11 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
-    from deim_mmdet.machine import Machine
-
+def main(argv=None) -> None:
     args = parse_args(argv)
-    print(Machine.here())
-    with tempfile.TemporaryDirectory() as folder:
+    with errors_in_one_line(), tempfile.TemporaryDirectory() as folder:
+        proportional_mb([os.getpid()])  # there may be no such file: told before the work
+        print(Machine.here())
         ann_file = write_annotations(Path(folder), args.images, args.boxes)
         size = ann_file.stat().st_size / 1e6
         print(f'{args.images} images, {args.boxes} boxes, file of {size:.0f} MB')
@@ -58,20 +67,15 @@ def main(argv=None):
         for kind in args.dataset:
             for arrays in (True, False) if args.objects else (True,):
                 # a process of its own: memory that was freed stays with a process for a while
-                context = multiprocessing.get_context('spawn')
-                ends = context.Pipe(duplex=False)
-                process = context.Process(
-                    target=measure, args=(kind, str(ann_file), arrays, args.workers, ends[1])
-                )
-                process.start()
-                ends[1].close()
-                found = ends[0].recv()
-                process.join()
+                with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as apart:
+                    measured = apart.submit(measure, kind, str(ann_file), arrays, args.workers)
+                    found = measured.result()
                 name = kind if arrays else f'{kind}, objects'
                 print(
                     f'{name:34}{found["load"]:6.1f} s{found["alone"]:9.0f} MB'
                     f'{found["together"]:9.0f} MB{found["together"] / found["alone"]:7.2f}'
-                    f'{1e6 * found["each"]:8.0f} µs'
+                    f'{1e6 * found["each"]:8.0f} µs',
+                    flush=True,
                 )
 
 
@@ -115,16 +119,8 @@ def write_annotations(folder: Path, num_images: int, num_boxes: int) -> Path:
     return path
 
 
-def measure(kind: str, ann_file: str, arrays: bool, workers: int, answer) -> None:
-    """Sends the seconds to load, MB alone and with workers, and seconds per image."""
-    import logging
-
-    import torch
-    from mmengine.registry import init_default_scope
-
-    import deim_mmdet  # noqa: F401
-    from mmdet.registry import DATASETS  # isort: skip  (needs the package with mmcv-lite)
-
+def measure(kind: str, ann_file: str, arrays: bool, workers: int) -> Dict[str, float]:
+    """Seconds to load, MB alone and together with workers, and seconds of CPU for each image."""
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     init_default_scope('mmdet')
@@ -161,7 +157,7 @@ def measure(kind: str, ann_file: str, arrays: bool, workers: int, answer) -> Non
     children = [process.pid for process in multiprocessing.active_children()]
     assert len(children) == workers
     together = proportional_mb([os.getpid(), *children])
-    answer.send(dict(load=load, alone=alone, together=together, each=each))
+    return dict(load=load, alone=alone, together=together, each=each)
 
 
 def proportional_mb(pids: List[int]) -> float:

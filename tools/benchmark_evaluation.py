@@ -1,7 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """Time of COCO AP by engine, and whether the engines agree.
 
-python tools/benchmark_evaluation.py
+    python tools/benchmark_evaluation.py
 
 Makes the ground truth of 5,000 images (7.3 objects each, 80 classes) and 300 detections for each:
 objects found well, found badly, found twice, and noise. Every engine evaluates the same results.
@@ -29,17 +29,24 @@ ENGINES = ('pycocotools', 'faster_coco_eval')
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], epilog=__doc__.split('\n\n', 2)[2]
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--images', type=int, default=5000)
+    parser.add_argument('--images', type=int, default=5000, help='with ground truth')
     parser.add_argument('--detections', type=int, default=300, help='per image')
-    parser.add_argument('--classes', type=int, default=80)
-    parser.add_argument('--engines', nargs='+', choices=ENGINES, default=ENGINES)
+    parser.add_argument('--classes', type=int, default=80, help='of the objects')
+    parser.add_argument(
+        '--engines', nargs='+', choices=ENGINES, default=ENGINES, help='those that are installed'
+    )
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv=None) -> None:
     args = parse_args(argv)
+    engines = [engine for engine in args.engines if importlib.util.find_spec(engine)]
+    for engine in set(args.engines) - set(engines):
+        print(f'{engine} is not installed')
+    if not engines:
+        raise SystemExit('error: no engine to time: pip install faster-coco-eval pycocotools')
     MMLogger.get_instance('mmdet', log_level='WARNING')
     logging.disable(logging.WARNING)
     rng = np.random.default_rng(0)
@@ -51,17 +58,14 @@ def main(argv=None):
         ann_file = Path(folder) / 'annotations.json'
         ann_file.write_text(json.dumps(content))
         found = {}
-        for engine in args.engines:
-            if importlib.util.find_spec(engine) is None:
-                print(f'{engine} is not installed')
-                continue
+        for engine in engines:
             found[engine], seconds = evaluate(str(ann_file), samples, engine)
             print(f'{engine:18}{sum(seconds.values()):7.1f} s   ' + describe(seconds))
-    names = list(found)
-    for name in names[1:]:
-        gap = max(abs(found[names[0]][key] - found[name][key]) for key in found[name])
-        print(f'{names[0]} and {name} differ by {gap:.1e} at most')
-    print({key: round(float(value), 6) for key, value in found[names[0]].items()})
+    first, *others = engines
+    for other in others:
+        gap = max(abs(found[first][key] - found[other][key]) for key in found[other])
+        print(f'{first} and {other} differ by {gap:.1e} at most')
+    print({key: round(float(value), 6) for key, value in found[first].items()})
 
 
 def make_ground_truth(rng, num_images: int, num_classes: int) -> dict:

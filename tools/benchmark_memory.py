@@ -10,12 +10,12 @@ else); gradients and state of the optimiser. See deim_mmdet/training_memory.py.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+from command_line import errors_in_one_line
 from mmengine.config import Config, DictAction
 
-import deim_mmdet  # noqa: F401  makes mmdet importable with mmcv-lite
+from deim_mmdet.benchmark.report import mib
 from deim_mmdet.training_memory import parts_to_freeze, training_memory_apart
 
 COLUMNS = (
@@ -51,53 +51,47 @@ def parse_args(args=None):
     return parser.parse_args(args)
 
 
-def main(args=None) -> int:
+def main(args=None) -> None:
     args = parse_args(args)
-    heading = None
-    for path in args.configs:
-        try:
+    with errors_in_one_line():
+        heading = None
+        for path in args.configs:
             cfg = Config.fromfile(path)
-        except OSError as error:
-            raise SystemExit(f'error: {error}') from None
-        cfg.merge_from_dict(args.cfg_options or {})
-        parts = args.parts or parts_to_freeze(cfg)
-        if not parts:
-            raise SystemExit(
-                f'error: {path} has no StagedFreezeHook. Say what to freeze: --parts backbone'
-            )
-        if heading != parts:
-            heading = parts
-            columns = [column.format(parts=', '.join(parts)) for column in COLUMNS]
-            print(row(columns), row(['---'] * len(columns)), sep='\n')
-        for denoising in ('with', 'without') if cfg.model.get('denoising') else ('none',):
-            if denoising == 'without':
-                cfg.model.denoising = None
-            cells = measure(cfg, parts, args)
-            print(row([Path(path).stem, denoising, *cells]), flush=True)
-    return 0
+            cfg.merge_from_dict(args.cfg_options or {})
+            parts = args.parts or parts_to_freeze(cfg)
+            if not parts:
+                raise ValueError(
+                    f'{path} has no StagedFreezeHook. Say what to freeze: --parts backbone'
+                )
+            if heading != parts:
+                heading = parts
+                columns = [column.format(parts=', '.join(parts)) for column in COLUMNS]
+                print(row(columns), row(['---'] * len(columns)), sep='\n')
+            for denoising in ('with', 'without') if cfg.model.get('denoising') else ('none',):
+                if denoising == 'without':
+                    cfg.model.denoising = None
+                cells = measure(cfg, parts, args)
+                print(row([Path(path).stem, denoising, *cells]), flush=True)
 
 
 def measure(cfg: Config, parts: list, args: argparse.Namespace) -> list:
     """The cells of a row but the first two."""
     options = tuple(args.size), args.batch_size, args.amp
-    try:
-        frozen = training_memory_apart(cfg, parts, True, *options)
-        full = None if args.frozen_only else training_memory_apart(cfg, parts, False, *options)
-    except ValueError as error:
-        raise SystemExit(f'error: {error}') from None
+    frozen = training_memory_apart(cfg, parts, True, *options)
+    cells = [frozen.saved_elsewhere, frozen.peak, frozen.gradients + frozen.optimizer]
+    kept, peak, state = map(mib, cells)
+    if args.frozen_only:
+        return ['', kept, '', peak, '', '', state]
+    full = training_memory_apart(cfg, parts, False, *options)
     return [
-        mib(full and full.saved_in_parts),
-        mib(frozen.saved_elsewhere),
-        mib(full and full.peak),
-        mib(frozen.peak),
-        mib(full and full.peak - frozen.peak),
-        mib(full and full.gradients + full.optimizer),
-        mib(frozen.gradients + frozen.optimizer),
+        mib(full.saved_in_parts),
+        kept,
+        mib(full.peak),
+        peak,
+        mib(full.peak - frozen.peak),
+        mib(full.gradients + full.optimizer),
+        state,
     ]
-
-
-def mib(number) -> str:
-    return '' if number is None else f'{number / 2**20:,.0f}'
 
 
 def row(cells: list) -> str:
@@ -105,4 +99,4 @@ def row(cells: list) -> str:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()
