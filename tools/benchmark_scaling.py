@@ -11,7 +11,6 @@ each, on images of their own.
 """
 
 import argparse
-import sys
 
 import torch
 from command_line import errors_in_one_line
@@ -95,4 +94,4 @@ def show_throughput(config: Config, args) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

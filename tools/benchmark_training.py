@@ -12,7 +12,6 @@ matching and losses are timed alone, on the same predictions.
 
 import argparse
 import statistics
-import sys
 import time
 
 import torch
@@ -154,6 +153,8 @@ def compare_memory(config: Config, options: StepOptions, peer: str) -> None:
 
 
 def options_of(args) -> StepOptions:
+    if len(args.size) > 2:
+        raise ValueError(f'--size takes height and width, or one side, got {args.size}')
     hw = tuple(args.size * 2)[:2]
     return StepOptions(hw, args.batch_size, args.objects, args.device, args.amp, args.seed)
 
@@ -185,4 +186,4 @@ def compared(here: float, there: float) -> tuple:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -88,7 +88,7 @@ PRESETS = dict(
         digit_size=(0.08, 0.4),
         epochs=24,
         batch_size=32,
-        jobs=4,  # so small models leave most of a GPU to others
+        jobs=4,  # such small models do not fill a large GPU; how many do is not measured
         workers=4,
     ),
 )

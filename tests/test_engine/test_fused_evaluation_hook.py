@@ -148,7 +148,7 @@ def test_detections_are_the_same(evaluations):
 
 
 def test_mixed_precision_evaluates(evaluations):
-    results, _, folder = evaluations
+    results, _, _ = evaluations
     plain, half = results['plain'][1], results['fused, AMP'][1]
     scores = [torch.stack([pred['scores'].float() for _, pred in found]) for found in (plain, half)]
     assert (scores[0] - scores[1]).abs().max() > 0  # bfloat16 was used
@@ -217,6 +217,17 @@ def test_wrapped_models_are_copied_bare():
     assert isinstance(runner.model, torch.nn.Linear) and runner.model is not wrapped.module
     hook.after_val_epoch(runner)
     assert runner.model is wrapped
+
+
+@pytest.mark.skipif(not hasattr(torch.nn.Module, 'compile'), reason='PyTorch < 2.1')
+def test_compiled_models_are_copied_uncompiled():
+    def backend(graph, inputs):
+        raise AssertionError('compiled')
+
+    runner = SimpleNamespace(model=torch.nn.Linear(2, 3))
+    runner.model.compile(backend=backend)
+    FusedEvaluationHook().before_val_epoch(runner)
+    assert runner.model(torch.ones(1, 2)).shape == (1, 3)
 
 
 def test_order_among_hooks():

@@ -47,6 +47,11 @@ def test_peak_memory(tool, small, capsys):
     assert 0.2 < float(line.split()[-1]) < 2
 
 
+def test_three_sides_are_refused(tool, small):
+    with pytest.raises(SystemExit, match=r'height and width, or one side, got \[96, 64, 32\]'):
+        tool('benchmark_training').main([small, *STEP, '--size', '96', '64', '32'])
+
+
 @pytest.mark.parametrize(
     ('config', 'message'),
     [
