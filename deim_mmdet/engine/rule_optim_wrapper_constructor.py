@@ -139,6 +139,7 @@ class RuleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             optimizer = OPTIMIZERS.get(optimizer)
         return (
             FUSES
+            and optimizer is not None  # an unknown name is mmengine's to refuse
             and 'fused' in signature(optimizer).parameters
             and not {'fused', 'foreach', 'differentiable'} & set(self.optimizer_cfg)
             and all(p.device.type in ('cpu', 'cuda') for p in model.parameters())
