@@ -83,15 +83,6 @@ def refuse_other_configs(*paths, order: str) -> None:
             )
 
 
-def refuse_other_checkpoints(*paths) -> None:
-    """Refuse a file that is no checkpoint at all. Imports PyTorch, so after all that does not."""
-    from deim_mmdet.convert.pytorch_file import refuse_other_format
-
-    for path in paths:
-        if not is_address(path):
-            refuse_other_format(Path(path).expanduser())
-
-
 def is_address(path) -> bool:
     """Whether weights are to be loaded from elsewhere, as from https://..."""
     return '://' in str(path)

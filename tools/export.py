@@ -27,7 +27,6 @@ from command_line import (
     is_address,
     refuse_missing_files,
     refuse_missing_packages,
-    refuse_other_checkpoints,
     refuse_other_configs,
     refuse_output,
 )
@@ -282,7 +281,6 @@ def export(args, out: Path) -> None:
     from mmdet.apis import init_detector  # isort: skip
 
     refuse_to_lose(out, args.overwrite, args.checkpoint)
-    refuse_other_checkpoints(args.checkpoint)
     target = target_of(args)
     config = Config.fromfile(args.config)
     if args.cfg_options:

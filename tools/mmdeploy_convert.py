@@ -15,7 +15,6 @@ from command_line import (
     refuse_folder,
     refuse_missing_files,
     refuse_missing_packages,
-    refuse_other_checkpoints,
     refuse_other_configs,
     silence_mmdeploy,
 )
@@ -61,7 +60,6 @@ def convert(args) -> None:
     from mmdeploy.backend.sdk.export_info import export2SDK
     from mmdeploy.utils import Backend, get_backend, get_ir_config
 
-    refuse_other_checkpoints(args.checkpoint)
     deploy_config, config = load_configs(args)
     os.makedirs(args.work_dir, exist_ok=True)
     graph = get_ir_config(deploy_config)['save_file']

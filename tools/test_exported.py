@@ -22,7 +22,6 @@ from command_line import (
     errors_in_one_line,
     refuse_missing_files,
     refuse_missing_packages,
-    refuse_other_checkpoints,
     refuse_other_configs,
 )
 from mmengine.config import Config, DictAction
@@ -92,7 +91,6 @@ def run(args, scratch: Path) -> Iterator[Dict[str, str]]:
 
     from mmdet.apis import init_detector  # isort: skip
 
-    refuse_other_checkpoints(*filter(None, [args.checkpoint]))
     config = Config.fromfile(args.config)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)

@@ -30,8 +30,7 @@ def load_from_local(filename: str, map_location: Any) -> Any:
         Any: What was saved.
 
     Raises:
-        ValueError: It is a folder, or damaged; see also :func:`refuse_other_content` and
-            :func:`refuse_truncated`.
+        ValueError: It is a folder, or damaged; see also :func:`refuse_other_format`.
         UnpicklingError: It asks for what could run code, and nothing was run.
     """
     path = Path(filename).expanduser()
@@ -41,8 +40,7 @@ def load_from_local(filename: str, map_location: Any) -> Any:
             'tools/convert_weights.py.'
         )
     if path.is_file():
-        refuse_other_content(path)
-        refuse_truncated(path)
+        refuse_other_format(path)
     try:
         return mmengine_checkpoint.load_from_local(filename, map_location)
     except pickle.UnpicklingError as error:  # PyTorch's message advises to switch safety off
@@ -63,6 +61,34 @@ def _reason(error: pickle.UnpicklingError) -> str:
         return f'it asks for {asked[0]}'
     found = re.search(r'WeightsUnpickler error: (.*?)(?: Check the documentation|$)', text)
     return found[1] if found else text
+
+
+def refuse_other_format(path: Path) -> None:
+    """Refuse what no program can have written as a checkpoint, before it is unpickled.
+
+    Raises:
+        ValueError: It is something else, as an image, or is truncated; the message says which.
+    """
+    refuse_other_content(path)
+    refuse_truncated(path)
+    head = file_head(path)
+    if not head.startswith((ZIP, b'\x80')):  # PyTorch's two formats
+        raise _no_checkpoint(path, f'it starts with {head[:16]!r}')
+    if head.startswith(ZIP):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except zipfile.BadZipFile as error:
+            raise damaged(path, error) from None
+        if not any(name.endswith('/data.pkl') for name in names):
+            raise _no_checkpoint(path, 'it is an archive of other files')
+
+
+def _no_checkpoint(path: Path, reason: str) -> ValueError:
+    return ValueError(
+        f'{path} is no PyTorch checkpoint: {reason}. Give the weights of a run here, or published '
+        'ones (.pth).'
+    )
 
 
 def refuse_other_content(path: PathLike) -> None:

@@ -8,13 +8,7 @@ from typing import Any, List, Union
 
 import torch
 
-from deim_mmdet.compat.broken_files import (
-    ZIP,
-    damaged,
-    file_head,
-    refuse_other_content,
-    refuse_truncated,
-)
+from deim_mmdet.compat.broken_files import damaged, refuse_other_format
 
 
 class UnsafeContentError(ValueError):
@@ -52,34 +46,6 @@ def load_weights_only(path: Union[str, os.PathLike]) -> Any:
         ) from None
     except Exception as error:  # whatever bytes in the wrong place lead to
         raise damaged(path, error) from error
-
-
-def refuse_other_format(path: Path) -> None:
-    """Refuse what no program can have written as a checkpoint, before it is unpickled.
-
-    Raises:
-        ValueError: It is something else, as an image, or is truncated; the message says which.
-    """
-    refuse_other_content(path)
-    refuse_truncated(path)
-    head = file_head(path)
-    if not head.startswith((ZIP, b'\x80')):  # PyTorch's two formats
-        raise _no_checkpoint(path, f'it starts with {head[:16]!r}')
-    if head.startswith(ZIP):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        except zipfile.BadZipFile as error:
-            raise damaged(path, error) from None
-        if not any(name.endswith('/data.pkl') for name in names):
-            raise _no_checkpoint(path, 'it is an archive of other files')
-
-
-def _no_checkpoint(path: Path, reason: str) -> ValueError:
-    return ValueError(
-        f'{path} is no PyTorch checkpoint: {reason}. Give the weights of a run here, or published '
-        'ones (.pth).'
-    )
 
 
 def _unsafe_globals(path: Path, message: str) -> List[str]:

@@ -77,6 +77,11 @@ class RuleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             )
         for rule in self.paramwise_cfg.get('rules', []):
             _check_rule(rule)
+        optimizer = self.optimizer_cfg['type']
+        if isinstance(optimizer, str) and OPTIMIZERS.get(optimizer) is None:
+            raise ValueError(
+                f"the optimizer's type must be a registered name, as AdamW is, got {optimizer!r}"
+            )
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs) -> None:
         """Adds the groups of ``module`` to ``params``; called by mmengine.
@@ -139,7 +144,6 @@ class RuleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             optimizer = OPTIMIZERS.get(optimizer)
         return (
             FUSES
-            and optimizer is not None  # an unknown name is mmengine's to refuse
             and 'fused' in signature(optimizer).parameters
             and not {'fused', 'foreach', 'differentiable'} & set(self.optimizer_cfg)
             and all(p.device.type in ('cpu', 'cuda') for p in model.parameters())

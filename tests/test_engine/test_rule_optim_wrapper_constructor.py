@@ -211,8 +211,8 @@ def test_refuses_an_optimizer_without_weight_decay():
 
 def test_unknown_optimizers_are_refused_by_name():
     cfg = dict(type='OptimWrapper', optimizer=dict(type='AdmaW', lr=1e-4, weight_decay=0.1))
-    with pytest.raises(KeyError, match='AdmaW is not in'):
-        RuleOptimWrapperConstructor(cfg, dict(rules=[]))(ToyDetector())
+    with pytest.raises(ValueError, match="must be a registered name, as AdamW is, got 'AdmaW'"):
+        RuleOptimWrapperConstructor(cfg, dict(rules=[]))
 
 
 BUFFERS = r'(running_(mean|var)|num_batches_tracked)$'

@@ -34,16 +34,14 @@ def checkpoint(tmp_path):
     return str(tmp_path / 'a.pth')
 
 
-# fmt: off
-LIMITS = [
-    # row, largest differences in pixels and score
-    ('ONNX Runtime .*float32', 0.1, 1e-4),
-    # of random weights rounding decides which queries are selected; those it selects are found
-    ('ONNX Runtime .*float16', 128, 0.5),
-    ('OpenVINO .*float32',     0.1, 1e-4),
-    ('OpenVINO .*float16',     128, 0.5),  # its weights alone, which is rounding, too
-]
-# fmt: on
+# Largest differences in pixels and score. Of random weights float16's rounding decides which queries
+# are selected, so those of float16 only have to be greater: it is another file.
+LIMITS = {
+    'ONNX Runtime .*float32': (0.1, 1e-4),
+    'ONNX Runtime .*float16': None,
+    'OpenVINO .*float32': (0.1, 1e-4),
+    'OpenVINO .*float16': None,
+}
 
 
 @pytest.mark.slow
@@ -63,11 +61,16 @@ def test_all_forms(tool, config, checkpoint, capsys, monkeypatch):
     assert re.match(r'PyTorch: AP 0\.\d+$', first) and len(told) == len(LIMITS)
     rows = [line for line in lines if line.startswith('│') and 'float' in line]
     assert len(rows) == len(LIMITS)
-    for row, line, (title, pixels, score) in zip(rows, told, LIMITS):
+    for row, line, (title, limits) in zip(rows, told, LIMITS.items()):
         assert re.search(title, row)
         assert re.match(f'{title}: AP .*, px .*, score .*, missing 0$', line)
         cells = [cell.strip() for cell in row.strip('│').split('│')]
-        assert float(cells[-4]) < pixels and float(cells[-3]) < score
+        differences = float(cells[-4]), float(cells[-3])
+        if limits:
+            exact = differences
+            assert differences[0] < limits[0] and differences[1] < limits[1]
+        else:
+            assert differences[0] > exact[0] and differences[1] > exact[1]
         # at least the best ten of each of three images; none is missing
         assert int(cells[-2]) >= 30 and cells[-1] == '0'
     Path(checkpoint).write_text('no weights')

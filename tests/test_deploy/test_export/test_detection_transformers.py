@@ -14,11 +14,12 @@ from mmengine.utils import get_installed_path
 
 from deim_mmdet.deploy import EndToEnd, ExportOptions, export_onnx
 from deim_mmdet.deploy.export.graph import foreign_operators
-from deim_mmdet.deploy.parity import compare
 from tests.test_deploy.models import images, random_detector, run_pytorch
 from tests.test_models.parity import ROOT
 from tests.test_models.samples import data_samples
 from tests.test_models.small_dn_detr import CONFIG_OF, small_model
+
+from .test_zoo import differences
 
 HW = (96, 128)
 # mmdet's own: config, channels of its last backbone level
@@ -64,11 +65,12 @@ def test_what_predict_gives(kind):
 
 # fmt: off
 GRAPHS = [
-    # options, height and width, images, largest difference in pixels and score
-    ({},                                                   HW,        1, 0.1, 1e-4),
-    (dict(half=True, batch_size=None),                     HW,        2, 1.0, 1e-2),
+    # options, height and width, images, largest difference in pixels and score, of what share
+    ({},                                                   HW,        1, 0.1, 1e-4, 1.0),
+    # rounding may choose another query: in PyTorch, too, on an image with noise of its size
+    (dict(half=True, batch_size=None),                     HW,        2, 1.0, 1e-2, 0.8),
     # its coarsest level has one column
-    (dict(half=True, batch_size=None, dynamic_size=True),  (160, 64), 2, 1.0, 1e-2),
+    (dict(half=True, batch_size=None, dynamic_size=True),  (160, 64), 2, 1.0, 1e-2, 0.8),
 ]
 # fmt: on
 
@@ -76,7 +78,7 @@ GRAPHS = [
 @pytest.mark.parametrize('kind', KINDS)
 def test_graphs(kind, tmp_path):
     detector = small_detector(kind)
-    for i, (options, hw, count, box, score) in enumerate(GRAPHS):
+    for i, (options, hw, count, *tolerance, share) in enumerate(GRAPHS):
         path = tmp_path / f'{i}.onnx'
         model = export_onnx(detector, path, ExportOptions(HW, **options))
         assert foreign_operators(model) == {}
@@ -84,7 +86,6 @@ def test_graphs(kind, tmp_path):
         batch = images(hw, count)
         expected = run_pytorch(detector, ExportOptions(hw), batch)
         actual = session.run(None, dict(images=batch))
-        for image in range(count):
-            found = compare([v[image] for v in expected], [v[image] for v in actual])
-            assert found.within(box, score), f'{options}: {found}'
+        error = np.quantile(differences(expected, actual), share, axis=1)
+        assert (error <= tolerance).all(), (options, error)
         assert np.isfinite(actual[0]).all()
