@@ -34,8 +34,8 @@ def checkpoint(tmp_path):
     return str(tmp_path / 'a.pth')
 
 
-# Largest differences in pixels and score. Of random weights float16's rounding decides which queries
-# are selected, so those of float16 only have to be greater: it is another file.
+# Largest differences in pixels and score. Of random weights rounding decides which queries float16
+# selects, so its differences only have to be greater: it is another file.
 LIMITS = {
     'ONNX Runtime .*float32': (0.1, 1e-4),
     'ONNX Runtime .*float16': None,
