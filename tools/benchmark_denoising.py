@@ -28,7 +28,6 @@ from demo import (
     describe_machine,
     quiet_console,
     say,
-    versions,
     write_atomically,
 )
 from mmdet.registry import MODELS
@@ -39,6 +38,7 @@ from mmengine.runner import Runner, set_random_seed
 from deim_mmdet.engine import MatchingStabilityHook
 from deim_mmdet.engine.recipe import set_epochs
 from deim_mmdet.engine.same_conditions_hook import SameConditionsHook
+from deim_mmdet.machine import versions
 from deim_mmdet.visualization import plot_matching_stability
 
 VARIANTS = {'with denoising': True, 'without': False}

@@ -10,7 +10,6 @@ import argparse
 import json
 import logging
 import os
-import platform
 import shutil
 import sys
 import time
@@ -27,9 +26,9 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-import deim_mmdet
 from deim_mmdet.datasets.config_checks import find_datasets
 from deim_mmdet.datasets.digits_in_scenes import DigitsOptions, make_digits
+from deim_mmdet.machine import versions
 from deim_mmdet.visualization import compare_with_truth, plot_ap_curve
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -269,18 +268,6 @@ def write_atomically(path: Path, write) -> None:
 def describe_machine() -> dict:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return dict(gpu=gpu, cpu_count=os.cpu_count(), torch_threads=torch.get_num_threads())
-
-
-def versions() -> dict:
-    import mmcv
-    import mmdet
-    import mmengine
-
-    modules = (deim_mmdet, mmdet, mmengine, mmcv, torch, np, cv2)
-    return dict(
-        python=platform.python_version(),
-        **{m.__name__: getattr(m, '__version__', '?') for m in modules},
-    )
 
 
 def say(text: str) -> None:

@@ -20,7 +20,8 @@ class Conv2d(nn.Conv2d):
     :mod:`deim_mmdet.ops.channels_last_conv`."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        if bias is None and not _is_compiling() and gains(x, weight, self.groups):
+        is_plain = bias is None and self.dilation == (1, 1) and self.padding_mode == 'zeros'
+        if is_plain and not _is_compiling() and gains(x, weight, self.groups):
             return ChannelsLastConv.apply(x, weight, self.stride, self.padding)
         return super()._conv_forward(x, weight, bias)
 
