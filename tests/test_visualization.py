@@ -2,10 +2,12 @@
 import cv2
 import numpy as np
 
+from deim_mmdet.benchmark.convergence_curves import Epoch, RunName, summarize
 from deim_mmdet.visualization import (
     compare_with_truth,
     draw_boxes,
     plot_ap_curve,
+    plot_convergence,
     plot_matching_stability,
 )
 
@@ -66,3 +68,24 @@ def test_curves_of_stability_are_a_picture(tmp_path):
         instability = {run: [nan, 0.5, 0.4][: len(epochs)] for run in ('with', 'without')}
         plot_matching_stability(epochs, ap, instability, tmp_path / name, 'title')
         assert cv2.imread(str(tmp_path / name)).shape == (540, 1320, 3)
+
+
+def test_convergence_shows_all_of_every_curve(tmp_path, monkeypatch):
+    """Panels share their axis, which reaches from zero to the highest value of any."""
+
+    def summaries(*aps):
+        runs = {RunName('d', 'baseline', 0): [0.0, 0.1], RunName('d', 'both', 0): aps}
+        epochs = {
+            run: [Epoch(i + 1, ap, ap, ap, 3.0, 1.0, 1.0, 0, 0, 0) for i, ap in enumerate(values)]
+            for run, values in runs.items()
+        }
+        return summarize(epochs)['d']
+
+    drawn = []
+    monkeypatch.setattr('matplotlib.figure.Figure.savefig', lambda figure, _: drawn.append(figure))
+    plot_convergence({'low': summaries(0.0, 0.2), 'high': summaries(0.1, 0.6)}, tmp_path / 'a.png')
+    panels = drawn[0].axes
+    assert [axes.get_title() for axes in panels] == ['low', 'high']
+    assert all(len(axes.lines) == 3 for axes in panels)  # two variants and the dashed line
+    low, high = panels[1].get_ylim()
+    assert low == 0 and 0.6 < high < 0.8

@@ -95,10 +95,10 @@ def plot_convergence(
             )
         baseline = next(iter(variants.values()))
         axes.axhline(baseline.target, color='black', linestyle='--', linewidth=0.8)
-        axes.set(title=detector, xlabel='epoch', xlim=(0, None), ylim=(0, None))
+        axes.set(title=detector, xlabel='epoch', xlim=(0, None))
         axes.grid(alpha=0.3)
-        axes.legend(loc='lower right')
-    panels[0].set(ylabel=AP_LABEL)
+        axes.legend(loc='upper left')
+    panels[0].set(ylabel=AP_LABEL, ylim=(0, None))  # shared: only now is the highest curve known
     figure.suptitle(title)
     figure.savefig(file)
 
