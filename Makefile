@@ -26,7 +26,7 @@ deploy: $(INSTALLED_DEPLOY)
 # Two processes of one thread each are faster than one of two. A test that hangs, in native code too,
 # ends its process with the stacks of all threads.
 test: $(INSTALLED_DEPLOY)
-	$(MAKE) --jobs 2 --output-sync=target test-deployment test-models test-tools test-others
+	$(MAKE) --jobs 2 --output-sync=target test-deployment test-others test-models test-tools
 
 test-models: TESTS := tests/test_models
 test-deployment: TESTS := tests/test_deploy
