@@ -56,7 +56,7 @@ def main(args=None) -> None:
     try:
         history, num_parameters, num_train = train(cfg)
     except KeyboardInterrupt:
-        raise SystemExit(f'\nStopped. Checkpoints so far are in {cfg.work_dir}.') from None
+        raise SystemExit(stopped(Path(cfg.work_dir))) from None
     train_end = time.monotonic()
 
     say('3/4  Evaluating the checkpoint on held-out scenes')
@@ -253,6 +253,12 @@ def draw_pictures(cfg: Config, checkpoint: Path, folder: Path, number: int):
         encoded = cv2.imencode('.jpg', picture)[1].tobytes()
         write_atomically(files[-1], lambda path, data=encoded: Path(path).write_bytes(data))
     return files
+
+
+def stopped(folder: Path) -> str:
+    if any(folder.glob('*.pth')):
+        return f'\nStopped. Checkpoints so far are in {folder}.'
+    return '\nStopped before the first checkpoint.'
 
 
 def write_atomically(path: Path, write) -> None:

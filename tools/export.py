@@ -65,7 +65,12 @@ def parse_args(args=None):
     parser.add_argument(
         'checkpoint', help='its weights, of a run here or published: a file, or https://...'
     )
-    parser.add_argument('--backend', choices=ENDINGS, default='onnxruntime', help='what runs it')
+    parser.add_argument(
+        '--backend',
+        choices=ENDINGS,
+        default='onnxruntime',
+        help='what runs it; default onnxruntime',
+    )
     parser.add_argument(
         '--out',
         help='new file; defaults to CHECKPOINT (of an address the last part) with the ending '
@@ -83,11 +88,11 @@ def parse_args(args=None):
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='height and width of the input; defaults to those of the test pipeline, rounded up to '
-        'multiples of 32',
+        help='height and width of the input, multiples of 32 (or see --pad); defaults to those of the '
+        'test pipeline, rounded up',
     )
     batch = parser.add_mutually_exclusive_group()
-    batch.add_argument('--batch-size', type=int, default=1, help='images per run')
+    batch.add_argument('--batch-size', type=int, default=1, help='images per run; default 1')
     batch.add_argument('--dynamic-batch', action='store_true', help='any number of images')
     parser.add_argument('--dynamic-size', action='store_true', help='any height and width')
     parser.add_argument('--pad', action='store_true', help='pad to multiples of 32 in the graph')
@@ -97,8 +102,12 @@ def parse_args(args=None):
         default='normalized',
         help='pixels: as the network takes them, or float32 or uint8 in [0, 255]',
     )
-    parser.add_argument('--layout', choices=('nchw', 'nhwc'), default='nchw')
-    parser.add_argument('--channels', choices=('rgb', 'bgr'), default='rgb')
+    parser.add_argument(
+        '--layout', choices=('nchw', 'nhwc'), default='nchw', help='of the input; default nchw'
+    )
+    parser.add_argument(
+        '--channels', choices=('rgb', 'bgr'), default='rgb', help='of the input; default rgb'
+    )
     parser.add_argument(
         '--resize',
         action='store_true',
@@ -127,7 +136,9 @@ def parse_args(args=None):
         metavar=('PX', 'SCORE'),
         help='largest accepted differences; default 0.1 1e-4, with --fp16 1 1e-2',
     )
-    parser.add_argument('--score-threshold', type=float, default=0.3, help='what Detector keeps')
+    parser.add_argument(
+        '--score-threshold', type=float, default=0.3, help='what Detector keeps; default 0.3'
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
     add_tensorrt_arguments(parser.add_argument_group('TensorRT'))
     add_int8_arguments(parser.add_argument_group('eight-bit integers'))
@@ -176,7 +187,11 @@ def add_int8_arguments(group) -> None:
     )
     group.add_argument('--calibration-images', metavar='FOLDER', help='images like those to come')
     group.add_argument(
-        '--calibration-count', type=int, default=200, metavar='N', help='images to take of them'
+        '--calibration-count',
+        type=int,
+        default=200,
+        metavar='N',
+        help='images to take of them; default 200',
     )
     group.add_argument(
         '--calibration-method',
