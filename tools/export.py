@@ -88,8 +88,8 @@ def parse_args(args=None):
         nargs=2,
         type=int,
         metavar=('H', 'W'),
-        help='height and width of the input, multiples of 32 (or see --pad); defaults to those of the '
-        'test pipeline, rounded up',
+        help='height and width of the input, multiples of 32 (or see --pad); defaults to those of '
+        'the test pipeline, rounded up',
     )
     batch = parser.add_mutually_exclusive_group()
     batch.add_argument('--batch-size', type=int, default=1, help='images per run; default 1')
