@@ -260,6 +260,8 @@ def test_unknown_endings(tmp_path):
         ValueError, match=r'no backend runs \*.pt by default, known are .onnx, .xml'
     ):
         open_runner(tmp_path / 'm.pt')
+    with pytest.raises(ValueError, match='is a folder; give the exported file: .onnx, .xml'):
+        open_runner(tmp_path)
 
 
 def cut(path, part):

@@ -40,14 +40,16 @@ def open_runner(
         FileNotFoundError: There is no such file.
         ImportError: The backend is missing; the message says what to install.
         TypeError: ``path`` is no path; an option that the runner does not have.
-        ValueError: An unknown backend or ending, fewer threads than one, or a file that the backend
-            or this version of deim_mmdet cannot read.
+        ValueError: A folder, an unknown backend or ending, fewer threads than one, or a file that
+            the backend or this version of deim_mmdet cannot read.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
             f'path must be that of an exported file, as "model.onnx", got {type(path).__name__}'
         )
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder; give the exported file: {", ".join(BACKENDS)}')
     backend = backend or BACKENDS.get(path.suffix)
     if backend is None:
         raise ValueError(
