@@ -221,7 +221,7 @@ def print_times(ms: Dict[str, float]) -> None:
 
 def time_workers(loader_config: dict, workers: int, images: int) -> float:
     """Images per second of the data loader, its processes running already."""
-    config = dict(loader_config, num_workers=workers, persistent_workers=True)
+    config = dict(loader_config, num_workers=workers, persistent_workers=workers > 0)
     loader = Runner.build_dataloader(config, seed=0)
     seen, start = 0, None
     while seen < images:

@@ -14,6 +14,7 @@ from mmengine.utils import get_installed_path
 
 from deim_mmdet.deploy import EndToEnd, ExportOptions, export_onnx
 from deim_mmdet.deploy.export.graph import foreign_operators
+from deim_mmdet.deploy.parity import compare
 from tests.test_deploy.models import images, random_detector, run_pytorch
 from tests.test_models.parity import ROOT
 from tests.test_models.samples import data_samples
@@ -65,20 +66,22 @@ def test_what_predict_gives(kind):
 
 # fmt: off
 GRAPHS = [
-    # options, height and width, images, largest difference in pixels and score, of what share
-    ({},                                                   HW,        1, 0.1, 1e-4, 1.0),
-    # rounding may choose another query: in PyTorch, too, on an image with noise of its size
-    (dict(half=True, batch_size=None),                     HW,        2, 1.0, 1e-2, 0.5),
+    # options, height and width, images, largest difference in pixels and score
+    ({},                                                   HW,        1, 0.1, 1e-4),
+    (dict(half=True, batch_size=None),                     HW,        2, 1.0, 1e-2),
     # its coarsest level has one column
-    (dict(half=True, batch_size=None, dynamic_size=True),  (160, 64), 2, 1.0, 1e-2, 0.5),
+    (dict(half=True, batch_size=None, dynamic_size=True),  (160, 64), 2, 1.0, 1e-2),
 ]
 # fmt: on
+# Share of the detections that float16 is held to. Rounding makes DINO choose another query: so it
+# does in PyTorch, on an image with noise of the size of one rounding.
+SHARES = dict(DINO=0.5)
 
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_graphs(kind, tmp_path):
     detector = small_detector(kind)
-    for i, (options, hw, count, *tolerance, share) in enumerate(GRAPHS):
+    for i, (options, hw, count, box, score) in enumerate(GRAPHS):
         path = tmp_path / f'{i}.onnx'
         model = export_onnx(detector, path, ExportOptions(HW, **options))
         assert foreign_operators(model) == {}
@@ -86,6 +89,11 @@ def test_graphs(kind, tmp_path):
         batch = images(hw, count)
         expected = run_pytorch(detector, ExportOptions(hw), batch)
         actual = session.run(None, dict(images=batch))
-        error = np.quantile(differences(expected, actual), share, axis=1)
-        assert (error <= tolerance).all(), (options, error)
+        if 'half' in options and kind in SHARES:
+            error = np.quantile(differences(expected, actual), SHARES[kind], axis=1)
+            assert (error <= (box, score)).all(), (options, error)
+        else:
+            for image in range(count):
+                found = compare([v[image] for v in expected], [v[image] for v in actual])
+                assert found.within(box, score), f'{options}: {found}'
         assert np.isfinite(actual[0]).all()
