@@ -2,7 +2,7 @@
 import logging
 import re
 from inspect import signature
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple, Type
 
 import torch
 from mmdet.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
@@ -11,6 +11,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.utils import digit_version
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
 
 KINDS = ('norm', 'bias')
 FUSES = digit_version(torch.__version__) >= digit_version('2.4')  # on CPUs, too
@@ -77,11 +78,15 @@ class RuleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             )
         for rule in self.paramwise_cfg.get('rules', []):
             _check_rule(rule)
-        optimizer = self.optimizer_cfg['type']
-        if isinstance(optimizer, str) and OPTIMIZERS.get(optimizer) is None:
+        if self._optimizer_class() is None:
             raise ValueError(
-                f"the optimizer's type must be a registered name, as AdamW is, got {optimizer!r}"
+                "the optimizer's type must be a registered name, as AdamW is, got "
+                f'{self.optimizer_cfg["type"]!r}'
             )
+
+    def _optimizer_class(self) -> Optional[Type[Optimizer]]:
+        kind = self.optimizer_cfg['type']
+        return OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs) -> None:
         """Adds the groups of ``module`` to ``params``; called by mmengine.
@@ -132,6 +137,8 @@ class RuleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if self._can_fuse(model):
             self.optimizer_cfg = dict(self.optimizer_cfg, fused=True)  # not in the user's config
         optim_wrapper = super().__call__(model)
+        if FUSES:
+            optim_wrapper.optimizer.register_load_state_dict_post_hook(lay_out_as_parameters)
         # mmengine turns the groups into ConfigDict, which torch.compile cannot trace
         groups = optim_wrapper.optimizer.param_groups
         groups[:] = [dict(group.items()) for group in groups]
@@ -139,15 +146,27 @@ class RuleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def _can_fuse(self, model: nn.Module) -> bool:
         """Whether PyTorch updates all tensors in one kernel and the user chose no other way."""
-        optimizer = self.optimizer_cfg['type']
-        if isinstance(optimizer, str):
-            optimizer = OPTIMIZERS.get(optimizer)
         return (
             FUSES
-            and 'fused' in signature(optimizer).parameters
+            and 'fused' in signature(self._optimizer_class()).parameters
             and not {'fused', 'foreach', 'differentiable'} & set(self.optimizer_cfg)
             and all(p.device.type in ('cpu', 'cuda') for p in model.parameters())
         )
+
+
+def lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Bring loaded states into the order in memory that their parameters have.
+
+    A fused kernel takes the n-th value in memory of each. In a checkpoint of a run with the
+    channels first (or last) they lie as they did there, and would be mixed up without an error.
+
+    Args:
+        optimizer (Optimizer): Has loaded its states.
+    """
+    for parameter, states in optimizer.state.items():
+        for name, state in states.items():
+            if torch.is_tensor(state) and state.shape == parameter.shape:
+                states[name] = torch.empty_like(parameter, dtype=state.dtype).copy_(state)
 
 
 def named_kinds(model: nn.Module) -> List[Tuple[str, nn.Parameter, Optional[str]]]:

@@ -159,6 +159,34 @@ def test_fused_where_it_can_be(optimizer, fused):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize('before, after', [('first', 'last'), ('last', 'first')])
+def test_resumes_with_another_order_of_channels(before, after):
+    """A fused kernel would mix up the values of states that lie otherwise than their weights."""
+    formats = dict(first=torch.contiguous_format, last=torch.channels_last)
+    cfg = dict(optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.1))
+    torch.manual_seed(0)
+    model = nn.Conv2d(4, 8, 3)
+    gradients = [torch.randn_like(model.weight) for _ in range(2)]
+
+    def step(model, optimizer, gradient):
+        model.weight.grad = torch.empty_like(model.weight).copy_(gradient)
+        optimizer.step()
+
+    def optimizer_of(model):
+        return RuleOptimWrapperConstructor(cfg, dict(rules=[]))(model).optimizer
+
+    model.to(memory_format=formats[before])
+    optimizer = optimizer_of(model)
+    step(model, optimizer, gradients[0])
+    resumed = copy.deepcopy(model).to(memory_format=formats[after])
+    states = copy.deepcopy(optimizer.state_dict())
+    optimizer_of_resumed = optimizer_of(resumed)
+    optimizer_of_resumed.load_state_dict(states)
+    step(model, optimizer, gradients[1])
+    step(resumed, optimizer_of_resumed, gradients[1])
+    torch.testing.assert_close(resumed.weight, model.weight)
+
+
 def test_trains_in_a_runner_as_one_group_does(tmp_path):
     wrapper = dict(
         constructor='RuleOptimWrapperConstructor',
