@@ -3,6 +3,8 @@
 
 There oneDNN computes the gradient of a dense kernel two to four times as slowly with the channels
 last as with the channels first, while everything else is as fast or faster with the channels last.
+As a matrix product over the windows that the kernel sees, a few rows of an image at a time, it is
+faster than either.
 """
 
 from typing import Tuple
@@ -12,9 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import grad
 
+# Values of the windows that are multiplied at once: 4 MiB, so that they stay in the cache.
+CHUNK = 1_000_000
+
+# Of the input, below which PyTorch's gradient of the kernel is the faster one.
+MIN_CHANNELS = 32
+
 
 class ChannelsLastConv(torch.autograd.Function):
-    """``conv2d`` without bias and groups; the gradient of the weight is taken channels first."""
+    """``conv2d`` without bias, groups and dilation, with :func:`weight_gradient`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, stride: Tuple[int, ...], padding: Tuple[int, ...]):
@@ -30,10 +38,50 @@ class ChannelsLastConv(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = grad.conv2d_input(x.shape, weight, grad_output, *ctx.geometry)
         if ctx.needs_input_grad[1]:
-            grad_weight = grad.conv2d_weight(
-                x.contiguous(), weight.shape, grad_output.contiguous(), *ctx.geometry
-            )
+            grad_weight = weight_gradient(x, weight.shape, grad_output, *ctx.geometry)
         return grad_x, grad_weight, None, None
+
+
+def weight_gradient(
+    x: Tensor,
+    weight_shape: torch.Size,
+    grad_output: Tensor,
+    stride: Tuple[int, int],
+    padding: Tuple[int, int],
+) -> Tensor:
+    """Gradient of the kernel of a ``conv2d`` without groups and dilation.
+
+    Args:
+        x (Tensor): Its input, channels last, shape (bs, C, H, W).
+        weight_shape (torch.Size): Shape of the kernel, (O, C, kernel height, kernel width).
+        grad_output (Tensor): Gradient of its output, shape (bs, O, H', W').
+        stride (tuple[int, int]): Vertical and horizontal.
+        padding (tuple[int, int]): Zeros above and below, left and right.
+
+    Returns:
+        Tensor: The gradient, of shape ``weight_shape``.
+    """
+    out_channels, channels, kernel_h, kernel_w = weight_shape
+    (stride_h, stride_w), (padding_h, padding_w) = stride, padding
+    bs, _, out_h, out_w = grad_output.shape
+    # (bs, C, H, W) -> (bs, H, W, C), padded
+    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding_w, padding_w, padding_h, padding_h))
+    x = x.contiguous()
+    of_image, of_row, of_pixel, _ = x.stride()
+    # a view: the pixels of a window that share a row lie one behind the other
+    windows = x.as_strided(
+        (bs, out_h, out_w, kernel_h, kernel_w * channels),
+        (of_image, stride_h * of_row, stride_w * of_pixel, of_row, 1),
+    )
+    grad_output = grad_output.permute(0, 2, 3, 1)
+    gradient = x.new_zeros(kernel_h * kernel_w * channels, out_channels)
+    rows = max(1, CHUNK // (out_w * len(gradient)))
+    for image_windows, image_gradient in zip(windows, grad_output):
+        for some, of_some in zip(image_windows.split(rows), image_gradient.split(rows)):
+            matrix = some.reshape(-1, len(gradient))  # a copy: windows overlap
+            gradient.addmm_(matrix.t(), of_some.reshape(-1, out_channels))
+    # (kernel_h * kernel_w * C, O) -> (O, C, kernel_h, kernel_w)
+    return gradient.view(kernel_h, kernel_w, channels, out_channels).permute(3, 2, 0, 1)
 
 
 def gains(x: Tensor, weight: Tensor, groups: int) -> bool:
@@ -48,6 +96,7 @@ def gains(x: Tensor, weight: Tensor, groups: int) -> bool:
         x.device.type == 'cpu'
         and groups == 1
         and weight.shape[2:].numel() > 1
+        and weight.shape[1] >= MIN_CHANNELS
         and weight.requires_grad
         and torch.is_grad_enabled()
         and x.dtype == weight.dtype == torch.float32

@@ -11,12 +11,14 @@ GEOMETRIES = [(3, 1, 1), (3, 2, 1), (2, 1, 0), (5, 1, 2)]
 
 
 @pytest.mark.parametrize(('kernel', 'stride', 'padding'), GEOMETRIES)
-def test_results_and_gradients_are_those_of_pytorch(kernel, stride, padding, monkeypatch):
+@pytest.mark.parametrize('chunk', [1, 20_000, 1_000_000])  # a row, a few, an image at a time
+def test_results_and_gradients_are_those_of_pytorch(kernel, stride, padding, chunk, monkeypatch):
     torch.manual_seed(0)
-    conv = Conv2d(6, 8, kernel, stride, padding, bias=False).to(memory_format=torch.channels_last)
-    plain = nn.Conv2d(6, 8, kernel, stride, padding, bias=False)
+    monkeypatch.setattr('deim_mmdet.ops.channels_last_conv.CHUNK', chunk)
+    conv = Conv2d(32, 8, kernel, stride, padding, bias=False).to(memory_format=torch.channels_last)
+    plain = nn.Conv2d(32, 8, kernel, stride, padding, bias=False)
     plain.load_state_dict(conv.state_dict())
-    x = torch.rand(2, 6, 9, 13).contiguous(memory_format=torch.channels_last)
+    x = torch.rand(2, 32, 9, 13).contiguous(memory_format=torch.channels_last)
     inputs = [x.clone().requires_grad_() for _ in range(2)]
     calls = []
     apply = ChannelsLastConv.apply
@@ -33,18 +35,19 @@ def test_results_and_gradients_are_those_of_pytorch(kernel, stride, padding, mon
 
 
 def test_an_image_needs_no_gradient():
-    conv = Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
-    x = torch.rand(1, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    conv = Conv2d(32, 4, 3, bias=False).to(memory_format=torch.channels_last)
+    x = torch.rand(1, 32, 8, 8).contiguous(memory_format=torch.channels_last)
     conv(x).sum().backward()
     assert conv.weight.grad is not None and x.grad is None
 
 
 def test_where_it_gains():
-    last = torch.rand(2, 6, 9, 13).contiguous(memory_format=torch.channels_last)
-    weight = torch.rand(8, 6, 3, 3, requires_grad=True)
+    last = torch.rand(2, 32, 9, 13).contiguous(memory_format=torch.channels_last)
+    weight = torch.rand(8, 32, 3, 3, requires_grad=True)
     assert gains(last, weight, 1)
     assert not gains(last.contiguous(), weight, 1)
-    assert not gains(last, weight[:, :1], 6)  # depthwise
+    assert not gains(last, weight[:, :1], 32)  # depthwise
+    assert not gains(last[:, :6], weight[:, :6], 1)  # few channels
     assert not gains(last, weight[..., :1, :1], 1)  # 1x1
     assert not gains(last, weight.detach(), 1)  # frozen
     assert not gains(last.bfloat16(), weight.bfloat16(), 1)

@@ -131,7 +131,31 @@ class LearnableAffine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, unchanged."""
         # NOTE the cast: under autocast a float32 scale would lift every activation to float32
-        return x * self.scale.to(x.dtype) + self.bias.to(x.dtype)
+        scale, bias = self.scale.to(x.dtype), self.bias.to(x.dtype)
+        is_trained = torch.is_grad_enabled() and scale.requires_grad
+        if is_trained and x.dtype == torch.float32 and not _is_compiling():
+            return ScalarAffine.apply(x, scale, bias)
+        return x * scale + bias
+
+
+class ScalarAffine(torch.autograd.Function):
+    """``scale * x + bias`` with one number each, in two thirds of the time that it takes otherwise:
+    the sum is made in place, and the gradient of the scale is a dot product."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        return (x * scale).add_(bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, scale = ctx.saved_tensors
+        # in the order of x in memory both are vectors
+        last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        order = (0, 2, 3, 1) if last else tuple(range(x.dim()))
+        vectors = [each.permute(order).reshape(-1) for each in (grad, x)]
+        return grad * scale, torch.dot(*vectors).view(1), grad.sum().view(1)
 
 
 class FrozenBatchNorm2d(nn.Module):

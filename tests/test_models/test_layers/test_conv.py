@@ -83,6 +83,26 @@ def test_learned_affine_starts_as_identity_and_learns_two_numbers():
     assert lab.bias.grad.tolist() == [2.0]  # number of entries
 
 
+@pytest.mark.parametrize('shape', [(2, 3, 4, 5), (6,)])
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_gradients_of_the_learned_affine_are_those_of_autograd(shape, channels_last):
+    x, weights = torch.randn(shape), torch.randn(shape)
+    if channels_last and len(shape) == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    lab = LearnableAffine()
+    nn.init.constant_(lab.scale, 1.5)
+    nn.init.constant_(lab.bias, -0.5)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    scale, bias = (p.detach().clone().requires_grad_() for p in lab.parameters())
+    outputs = lab(inputs[0]), inputs[1] * scale + bias
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        (output * weights).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    torch.testing.assert_close(lab.scale.grad, scale.grad)
+    torch.testing.assert_close(lab.bias.grad, bias.grad)
+
+
 def test_there_is_no_affine_without_activation():
     assert not list(ConvNormAct(2, 2, 1, use_lab=True).lab.parameters())
 
