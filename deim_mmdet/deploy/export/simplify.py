@@ -1,13 +1,12 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """Makes a traced graph small: what is constant is computed, what does nothing is left out.
 
-Everything here keeps the values that the graph computes, up to rounding in
-:func:`fold_positive_scales`.
+Everything here keeps the values that the graph computes.
 
-Why not a library: of the traced graph of DEIM-D-FINE-N (1,054 nodes; 1,114 for any batch; 1,322 for
-any size) onnxslim 0.1.98 leaves 620, 652 and 853 nodes and onnxsim 0.8.1 569, 685 and 960, this
+Why not a library: of the traced graph of DEIM-D-FINE-N (946 nodes; 1,006 for any batch; 1,214 for
+any size) onnxslim 0.1.98 leaves 612, 642 and 843 nodes and onnxsim 0.8.1 565, 665 and 931, this
 module 568, 568 and 837. And both take the marks, from which :mod:`.half` types the graph, for Casts
-that do nothing; as operators of an own domain they hide the shapes behind them (702 and 692 nodes).
+that do nothing; as operators of an own domain they hide the shapes behind them.
 """
 
 import math
@@ -438,30 +437,6 @@ def _keeps_rows(expand: Node, graph: Graph) -> bool:
     return all(a == b or not isinstance(b, int) for a, b in zip(before[:2], after[:2]))
 
 
-def fold_positive_scales(graph: Graph) -> None:
-    """``s * relu(conv(x))`` with a number s > 0 is ``relu(conv'(x))``: HGNetv2's affine."""
-    producers, consumers = graph.producers(), graph.consumers()
-    names, gone = {}, []
-    for node in graph.nodes:
-        relu = producers.get(node.inputs[0]) if node.op_type == 'Mul' else None
-        conv = producers.get(relu.inputs[0]) if relu is not None and relu.inputs else None
-        if relu is None or conv is None or (relu.op_type, conv.op_type) != ('Relu', 'Conv'):
-            continue
-        scale = graph.constants.get(node.inputs[1])
-        alone = all(len(consumers[value.outputs[0]]) == 1 for value in (relu, conv))
-        weights = all(name in graph.constants for name in conv.inputs[1:])
-        if not (alone and weights) or scale is None or scale.size != 1 or scale.item() <= 0:
-            continue
-        for i in range(1, len(conv.inputs)):
-            weight = graph.constants[conv.inputs[i]]
-            conv.inputs[i] = graph.add_constant(weight * scale.reshape(()), conv.inputs[i])
-        names[node.outputs[0]] = relu.outputs[0]
-        gone.append(node)
-    graph.remove(gone)
-    graph.rename(names)
-    remove_unused(graph)
-
-
 def remove_unused(graph: Graph) -> None:
     """Leave out nodes and constants that no output depends on."""
     needed = {output.name for output in graph.outputs}
@@ -484,5 +459,4 @@ PASSES = (
     merge_equal_nodes,
     slices_to_splits,
     cancel_splits,
-    fold_positive_scales,
 )

@@ -73,11 +73,22 @@ class ConvNormAct(nn.Module):
         return self.lab(self.act(norm(self.conv(x))))
 
     def fuse(self) -> None:
-        """Fold the norm into the convolution. Does nothing the second time."""
+        """Fold the norm, and an affine behind a ReLU, into the convolution.
+
+        Does nothing the second time.
+        """
         norm = getattr(self, self.norm_name)
-        if not isinstance(norm, nn.Identity):
-            self.conv = _conv_with(self.conv, *fold_norm(self.conv, norm))
-            setattr(self, self.norm_name, nn.Identity())
+        if isinstance(norm, nn.Identity):
+            return
+        weight, bias = fold_norm(self.conv, norm)
+        if isinstance(self.lab, LearnableAffine) and isinstance(self.act, nn.ReLU):
+            # scale * relu(x) + shift = max(scale * x + shift, shift), min for a negative scale
+            scale, shift = self.lab.scale.item(), self.lab.bias.item()
+            weight, bias = weight * scale, bias * scale + shift
+            self.act = AtLeast(shift) if scale >= 0 else AtMost(shift)
+            self.lab = nn.Identity()
+        self.conv = _conv_with(self.conv, weight, bias)
+        setattr(self, self.norm_name, nn.Identity())
 
 
 class RepVGGBlock(nn.Module):
@@ -156,6 +167,32 @@ class ScalarAffine(torch.autograd.Function):
         order = (0, 2, 3, 1) if last else tuple(range(x.dim()))
         vectors = [each.permute(order).reshape(-1) for each in (grad, x)]
         return grad * scale, torch.dot(*vectors).view(1), grad.sum().view(1)
+
+
+class AtLeast(nn.Module):
+    """``max(x, limit)``, in place.
+
+    Args:
+        limit (float): The smallest value.
+    """
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, unchanged."""
+        return x.clamp_(min=self.limit)
+
+    def extra_repr(self) -> str:
+        return f'{self.limit:g}'
+
+
+class AtMost(AtLeast):
+    """``min(x, limit)``, in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp_(max=self.limit)
 
 
 class FrozenBatchNorm2d(nn.Module):

@@ -195,24 +195,6 @@ def test_pass(name):
     check(graph_of(nodes, constants), expected)
 
 
-@pytest.mark.parametrize(
-    ('scale', 'left'), [(0.5, ['Conv', 'Relu']), (-0.5, ['Conv', 'Relu', 'Mul'])]
-)
-def test_positive_scales_fold(scale, left):
-    rng = np.random.default_rng(0)
-    nodes = [
-        ('Conv', ['x', 'w', 'b'], ['a'], dict(pads=[1, 1, 1, 1])),
-        ('Relu', ['a'], ['r']),
-        ('Mul', ['r', 's'], ['y']),
-    ]
-    constants = dict(
-        w=rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
-        b=rng.normal(size=4).astype(np.float32),
-        s=np.float32([scale]),
-    )
-    check(graph_of(nodes, constants, ('batch', 3, 8, 8)), left, (2, 3, 8, 8))
-
-
 def test_constants_of_a_graph_are_outputs():
     """What is constant from end to end is still an output."""
     nodes = [('Shape', ['x'], ['s']), ('Cast', ['s'], ['y'], dict(to=TensorProto.FLOAT))]

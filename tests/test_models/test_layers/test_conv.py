@@ -103,6 +103,32 @@ def test_gradients_of_the_learned_affine_are_those_of_autograd(shape, channels_l
     torch.testing.assert_close(lab.bias.grad, bias.grad)
 
 
+@pytest.mark.parametrize('scale', [1.5, 0.0, -0.7])
+@pytest.mark.parametrize('shift', [0.4, -0.3])
+def test_an_affine_behind_relu_folds_into_a_limit(scale, shift):
+    block = with_random_norms(ConvNormAct(3, 4, 3, act_cfg=dict(type='ReLU'), use_lab=True))
+    nn.init.constant_(block.lab.scale, scale)
+    nn.init.constant_(block.lab.bias, shift)
+    x = torch.randn(2, 3, 5, 6)
+    expected = block(x).detach()
+    assert (expected == shift).any()  # where ReLU is 0
+    with torch.no_grad():
+        for _ in range(2):  # the second time changes nothing
+            block.fuse()
+            torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+    assert len(list(block.parameters())) == 2  # weight and bias of the convolution
+
+
+def test_another_activation_keeps_its_affine():
+    block = with_random_norms(ConvNormAct(3, 4, 3, act_cfg=dict(type='SiLU'), use_lab=True))
+    nn.init.constant_(block.lab.scale, 1.5)
+    x = torch.randn(2, 3, 5, 6)
+    expected = block(x)
+    block.fuse()
+    torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+    assert isinstance(block.lab, LearnableAffine)
+
+
 def test_there_is_no_affine_without_activation():
     assert not list(ConvNormAct(2, 2, 1, use_lab=True).lab.parameters())
 
