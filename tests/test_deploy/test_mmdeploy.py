@@ -72,11 +72,11 @@ def pipeline_of(config: Config) -> list:
     return config.test_dataloader.dataset.pipeline
 
 
-def save_checkpoint(config: Config, path: Path) -> str:
-    """Random weights that find something."""
+def save_checkpoint(config: Config, path: Path, hw=(192, 192)) -> str:
+    """Random weights that find something in images of ``hw``."""
     meta = dict(dataset_meta=dict(classes=CLASSES))
     # building a detector of mmdet changes its config
-    detector = random_detector(copy.deepcopy(config))
+    detector = random_detector(copy.deepcopy(config), hw)
     torch.save(dict(state_dict=detector.state_dict(), meta=meta), path)
     return str(path)
 
@@ -359,7 +359,7 @@ def test_all_kinds_of_detectors(name, tmp_path):
     path, kind = MORE[name]
     config = config_of(path)
     shrink(config, (256, 192))
-    checkpoint = save_checkpoint(config, tmp_path / 'weights.pth')
+    checkpoint = save_checkpoint(config, tmp_path / 'weights.pth', (256, 192))
     paths = pictures(tmp_path, (256, 192), (200, 150))
     deploy = deploy_config(f'detection_onnxruntime_{kind}')
     torch2onnx(paths[0], str(tmp_path), 'm.onnx', deploy, config, checkpoint, 'cpu')
