@@ -65,7 +65,7 @@ PRESETS = dict(
             'model.test_cfg.max_per_img': 60,
         },
         size=96,
-        scenes=720,
+        scenes=600,
         val_scenes=200,
         objects=(2, 6),
         digit_size=(0.17, 0.36),
