@@ -165,7 +165,8 @@ def lay_out_as_parameters(optimizer: Optimizer) -> None:
     """
     for parameter, states in optimizer.state.items():
         for name, state in states.items():
-            if torch.is_tensor(state) and state.shape == parameter.shape:
+            is_alike = torch.is_tensor(state) and state.shape == parameter.shape
+            if is_alike and state.stride() != parameter.stride():
                 states[name] = torch.empty_like(parameter, dtype=state.dtype).copy_(state)
 
 

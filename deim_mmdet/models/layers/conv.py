@@ -150,8 +150,11 @@ class LearnableAffine(nn.Module):
 
 
 class ScalarAffine(torch.autograd.Function):
-    """``scale * x + bias`` with one number each, in two thirds of the time that it takes otherwise:
-    the sum is made in place, and the gradient of the scale is a dot product."""
+    """``scale * x + bias``, faster than in two operations.
+
+    The sum is made in place, and the gradient of the scale is a dot product. ``x`` has any shape,
+    ``scale`` and ``bias`` have (1, ).
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -192,6 +195,7 @@ class AtMost(AtLeast):
     """``min(x, limit)``, in place."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Any shape, unchanged."""
         return x.clamp_(max=self.limit)
 
 
