@@ -4,9 +4,10 @@
     python tools/benchmark_annotations.py
 
 Writes an annotation file of the size of COCO train2017 (118,287 images, 860,001 boxes) into a
-temporary folder, and reads the annotations of every image once: in one process, then through worker
-processes. Memory is the sum of the proportional set sizes (PSS, /proc/PID/smaps_rollup) of all
-processes, in which a page that N processes share counts 1/N for each: what the whole takes.
+temporary folder, and reads the annotations: of every tenth image in one process, then of all
+through worker processes. Memory is the sum of the proportional set sizes (PSS,
+/proc/PID/smaps_rollup) of all processes, in which a page that N processes share counts 1/N for
+each: what the whole takes.
 """
 
 import argparse

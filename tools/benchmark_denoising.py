@@ -5,7 +5,7 @@ Both begin with the same weights and see the same images in the same order, for 
 epochs. After every epoch AP is measured, and the share of objects that are matched with another
 query than an epoch ago (MatchingStabilityHook).
 
-python tools/benchmark_denoising.py --configs CONFIG --seeds 0 1
+    python tools/benchmark_denoising.py --configs CONFIG --seeds 0 1
 
 Everything is written to a new folder, work_dirs/denoising (work_dirs/denoising-2, ... when it is
 taken): table.md, results.json, and for each config a picture of both curves. It runs on a GPU if
@@ -36,7 +36,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
 
 from deim_mmdet.engine import MatchingStabilityHook
-from deim_mmdet.engine.recipe import set_epochs
+from deim_mmdet.engine.recipe import find_hook, set_epochs
 from deim_mmdet.engine.same_conditions_hook import SameConditionsHook
 from deim_mmdet.machine import versions
 from deim_mmdet.visualization import plot_matching_stability
@@ -118,13 +118,8 @@ def compare(name: str, cfg: Config, seed: int, folder: Path) -> List[dict]:
 
 
 def train(cfg: Config, conditions: SameConditionsHook) -> dict:
-    hooks = [*(cfg.get('custom_hooks') or []), *cfg.get('default_hooks', {}).values()]
-    types = {hook['type'] for hook in hooks if hook}
-    added = [
-        dict(type=name)
-        for name in ('MatchingStabilityHook', 'RichProgressHook')
-        if name not in types
-    ]
+    wanted = ('MatchingStabilityHook', 'RichProgressHook')
+    added = [dict(type=name) for name in wanted if find_hook(cfg, name) is None]
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *added]
     start = time.monotonic()
     with quiet_console():

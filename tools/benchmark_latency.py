@@ -15,7 +15,8 @@ medians and percentiles of milliseconds of three stages:
     detections  prepared image to the best boxes, scores and labels
     end to end  image array to boxes in its pixels
 
-On a GPU the first two are times of the GPU alone: inputs lie there, results stay there.
+On a GPU inputs and results of the first two lie there, and its own clock times them (ONNX Runtime:
+the clock on the wall).
 
 A config is built in its deploy form, and exported for what needs a file; without a checkpoint it
 has random weights, which take as long. Of an ONNX file that another program exported, the graph is
@@ -99,7 +100,7 @@ def main(args=None) -> None:
 
 
 def run(args) -> None:
-    from deim_mmdet.deploy.latency_tables import show, show_comparison
+    from deim_mmdet.benchmark.latency_tables import show, show_comparison
     from deim_mmdet.new_output import new_output
 
     old = read_report(args.compare) if args.compare else None
@@ -116,9 +117,9 @@ def run(args) -> None:
 
 
 def run_benchmark(args, old):
-    from deim_mmdet.deploy import latency
-    from deim_mmdet.deploy.latency_candidates import Request
-    from deim_mmdet.deploy.latency_files import makers_of_files
+    from deim_mmdet.benchmark import latency
+    from deim_mmdet.benchmark.latency_candidates import Request
+    from deim_mmdet.benchmark.latency_files import makers_of_files
     from deim_mmdet.machine import Machine, condition, versions, warnings_of
 
     config, checkpoint, files = sort_sources(args.sources)
@@ -133,7 +134,7 @@ def run_benchmark(args, old):
     with tempfile.TemporaryDirectory() as scratch:
         makers = {}
         if config:
-            from deim_mmdet.deploy.latency_config import makers_of_config
+            from deim_mmdet.benchmark.latency_config import makers_of_config
 
             changes = args.cfg_options or []
             makers.update(makers_of_config(config, checkpoint, changes, request, Path(scratch)))
@@ -156,18 +157,18 @@ def run_benchmark(args, old):
         results = latency.measure(candidates, protocol, baseline)
         after = condition_of(candidates)
     return latency.Report(
-        machine,
-        protocol,
-        versions(),
-        results,
-        baseline,
-        before,
-        after,
-        warnings_of(before, after, machine.cores),
-        skipped,
-        args.sources,
-        args.cfg_options or [],
-        datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M'),
+        machine=machine,
+        protocol=protocol,
+        versions=versions(),
+        results=results,
+        baseline=baseline,
+        before=before,
+        after=after,
+        warnings=warnings_of(before, after, machine.cores),
+        skipped=skipped,
+        sources=args.sources,
+        changes=args.cfg_options or [],
+        date=datetime.datetime.now(datetime.timezone.utc).strftime('%Y-%m-%d %H:%M'),
     )
 
 
@@ -193,7 +194,7 @@ def sort_sources(sources):
 
 
 def protocol_of(args):
-    from deim_mmdet.deploy.latency import Protocol
+    from deim_mmdet.benchmark.latency import Protocol
     from deim_mmdet.machine import usable_cores
 
     values = dict(
@@ -246,7 +247,7 @@ def condition_of(candidates: list) -> dict:
 
 
 def read_report(path: str):
-    from deim_mmdet.deploy.latency import Report
+    from deim_mmdet.benchmark.latency import Report
 
     try:
         text = Path(path).read_text(encoding='utf-8')

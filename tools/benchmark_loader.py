@@ -6,9 +6,9 @@
 Pictures like those of COCO (640 x 480 pixels, about 130 kB, 7 objects) are made in a temporary
 folder. Every stage of Dense O2O is timed in one process on one thread, in seconds of CPU, which
 other programs on the machine hardly change; then the data loader with its worker processes, in the
-stage that the config begins with. With
---peer-python, an interpreter that has torch and torchvision, the published order of transforms runs
-next to it on the same files, a block of images here, a block there.
+stage that the config begins with. With --peer-python, an interpreter that has torch and
+torchvision, the published order of transforms runs next to it on the same files, a block of images
+here, a block there.
 """
 
 import argparse
@@ -148,7 +148,7 @@ def point_at(config: Config, folder: Path, reduce_to: Optional[int] = None) -> d
     config = use_coco_files(config, ann_file, ann_file, str(folder / 'images'))
     for dataset in find_datasets(config.train_dataloader.dataset):
         for step in dataset.pipeline:
-            if step.type == 'LoadReadableImage':
+            if step.type == 'LoadReadableImage' and reduce_to is not None:
                 step.reduce_to = reduce_to
     return config.train_dataloader
 
@@ -223,6 +223,11 @@ def time_workers(loader_config: dict, workers: int, images: int) -> float:
     """Images per second of the data loader, its processes running already."""
     config = dict(loader_config, num_workers=workers, persistent_workers=workers > 0)
     loader = Runner.build_dataloader(config, seed=0)
+    if not len(loader):
+        raise ValueError(
+            f'{len(loader.dataset)} files do not fill a batch of '
+            f'{loader.batch_sampler.batch_size}: make more with --files'
+        )
     seen, start = 0, None
     while seen < images:
         for batch in loader:

@@ -6,7 +6,7 @@
 One row in Markdown per config, with and without denoising queries. MiB that autograd keeps for the
 backward pass, for the parts alone and for the rest; peak of a step beyond what is in use between
 two steps (on a GPU of PyTorch's allocator, on the CPU of the memory of a process that does nothing
-else); gradients and state of the optimiser. See deim_mmdet/training_memory.py.
+else); gradients and state of the optimiser. See deim_mmdet/benchmark/training_memory.py.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from command_line import errors_in_one_line
 from mmengine.config import Config, DictAction
 
 from deim_mmdet.benchmark.report import mib
-from deim_mmdet.training_memory import parts_to_freeze, training_memory_apart
+from deim_mmdet.benchmark.training_memory import parts_to_freeze, training_memory_apart
 
 COLUMNS = (
     'model',

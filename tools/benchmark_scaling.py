@@ -14,7 +14,7 @@ import argparse
 
 import torch
 from command_line import errors_in_one_line
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
 import deim_mmdet  # noqa: F401  makes mmdet importable with mmcv-lite
@@ -45,6 +45,7 @@ def parse_args(args=None):
     parser.add_argument('--batch-size', type=int, default=8, help='images of each process')
     parser.add_argument('--steps', type=int, default=10, help='timed steps of each process')
     parser.add_argument('--device', default='cpu', help='where matching is timed')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
     return parser.parse_args(args)
 
 
@@ -53,6 +54,7 @@ def main(args=None) -> None:
     MMLogger.get_instance('mmdet', log_level='WARNING')  # no line per initialised tensor
     with errors_in_one_line():
         config = Config.fromfile(args.config)
+        config.merge_from_dict(args.cfg_options or {})
         print_conditions(args.config)
         if args.processes:
             show_throughput(config, args)

@@ -16,11 +16,12 @@ import time
 
 import torch
 from command_line import errors_in_one_line
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 import deim_mmdet  # noqa: F401  makes mmdet importable with mmcv-lite
+from deim_mmdet.benchmark.from_config import dtype_of
 from deim_mmdet.benchmark.report import mib, milliseconds, print_conditions, print_table
 from deim_mmdet.benchmark.training_step import (
     PHASES,
@@ -65,6 +66,7 @@ def parse_args(args=None):
     )
     parser.add_argument('--skip-step', action='store_true', help='with --peer: time no step')
     parser.add_argument('--skip-memory', action='store_true', help='with --peer: no peak memory')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
     return parser.parse_args(args)
 
 
@@ -73,6 +75,7 @@ def main(args=None) -> None:
     MMLogger.get_instance('mmdet', log_level='WARNING')  # no line per initialised tensor
     with errors_in_one_line():
         config = Config.fromfile(args.config)
+        config.merge_from_dict(args.cfg_options or {})
         (with_peer if args.peer else alone)(config, args)
 
 
@@ -143,7 +146,7 @@ def compare_losses(ours: TrainingStep, theirs, objects: int, args) -> None:
 def compare_memory(config: Config, options: StepOptions, peer: str) -> None:
     """Each in a process of its own."""
     from deim_mmdet.benchmark.peak_memory import peak_of_step
-    from deim_mmdet.training_memory import apart
+    from deim_mmdet.benchmark.training_memory import apart
 
     peaks = [apart(peak_of_step, config, options, is_peer) for is_peer in (False, True)]
     print(
@@ -172,12 +175,12 @@ def time_loader(config: Config, warmup: int, steps: int) -> float:
 
 
 def describe(args, step: TrainingStep) -> None:
-    dtype = getattr(step.optim_wrapper, 'dtype', torch.float32)
     height, width = step.data['inputs'].shape[-2:]
+    dtype = str(dtype_of(step.optim_wrapper)).replace('torch.', '')
     print_conditions(
         args.config,
         f'{args.batch_size} images of {height} x {width}, {args.objects} objects each, '
-        f'{args.device}, {str(dtype).replace("torch.", "")}, median of {args.steps} steps',
+        f'{args.device}, {dtype}, median of {args.steps} steps',
     )
 
 

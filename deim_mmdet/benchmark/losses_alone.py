@@ -9,11 +9,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from deim_mmdet.deploy.latency import host_timer, time_in_turn
 from deim_mmdet.models.layers.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
 from deim_mmdet.models.task_modules.targets import BatchTargets
 
+from .latency import host_timer, time_in_turn
 from .same_losses import check_same, terms_as_in_transformers
 from .transformers_peer import transformers_loss
 
@@ -25,7 +25,14 @@ REFINED = 0.2
 
 
 class LossInputs(NamedTuple):
-    """Arguments of the ``loss`` of a head of this package. Predictions take gradients."""
+    """Arguments of the ``loss`` of a head of this package. Predictions take gradients.
+
+    Attributes:
+        sets (PredictionSets): Class logits, shape (S, bs, N, C), boxes and so on.
+        targets (BatchTargets): The objects.
+        denoising_sets (PredictionSets): Of the layers, with the denoising queries in place of N.
+        denoising (DenoisingQueries): What these began as.
+    """
 
     sets: PredictionSets
     targets: BatchTargets
@@ -41,7 +48,18 @@ def made_up_inputs(model: nn.Module, batch_size: int, objects: int, device) -> L
         batch_size (int): Images.
         objects (int): In each image.
         device (torch.device): Where they are wanted.
+
+    Returns:
+        LossInputs: S sets of N queries, and the same layers of the denoising queries.
+
+    Raises:
+        ValueError: The model has no denoising queries.
     """
+    if model.denoising is None:
+        raise ValueError(
+            'losses are made up with denoising queries; this model has denoising=None. Leave it as '
+            'its config has it'
+        )
     head, decoder = model.bbox_head, model.decoder
     with torch.no_grad():
         targets = BatchTargets.from_flat(

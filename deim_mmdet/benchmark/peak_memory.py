@@ -2,8 +2,7 @@
 import torch
 from mmengine.config import Config
 
-from deim_mmdet.training_memory import PeakMeter
-
+from .training_memory import PeakMeter
 from .training_step import StepOptions, build_step
 
 
@@ -11,7 +10,7 @@ def peak_of_step(config: Config, options: StepOptions, peer: bool = False) -> in
     """Most memory in use within a training step, beyond what is in use between two steps.
 
     On the CPU this is memory of the process, so call this in one that has done nothing yet: see
-    :func:`deim_mmdet.training_memory.apart`.
+    :func:`.training_memory.apart`.
 
     Args:
         config (Config): See :func:`build_step`.

@@ -31,7 +31,8 @@ class PhaseClock:
             ``time.perf_counter``; ``time.process_time`` leaves out what other programs take.
 
     Attributes:
-        seconds (dict[str, list[float]]): Of each phase, one entry for each outermost part.
+        seconds (dict[str, list[float]]): Of each phase, one entry for each outermost part in which
+            it occurs.
     """
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
@@ -67,7 +68,8 @@ class PhaseClock:
             self._note(span)
 
     def totals(self) -> List[float]:
-        """Seconds of each outermost part."""
+        """Seconds of each outermost part; all have the same phases."""
+        assert len({len(parts) for parts in self.seconds.values()}) <= 1
         return [sum(parts) for parts in zip(*self.seconds.values())]
 
     def _mark(self) -> Union[float, torch.cuda.Event]:

@@ -145,20 +145,20 @@ def terms_as_in_transformers(
     num_left_out = 1 if is_dfine else 0
     num_objects = torch.tensor(float(max(sum(targets.counts), 1)))
     last = len(sets.bboxes) - 1
-    # suffix, set, edge distributions; the encoder's set comes behind those of the layers
+    # suffix, set, layer of the edge distributions; the encoder's set comes behind those of layers
     layers = range(1, last - num_left_out)
     entries = [(f'_aux_{i}', index, i if is_dfine else None) for i, index in enumerate(layers)]
     entries += [(f'_aux_{len(layers)}', 0, None), ('', last, None)]
     terms = {}
-    for suffix, index, corners in entries:
+    for suffix, index, layer in entries:
         scores, bboxes = sets.cls_scores[index], sets.bboxes[index].clamp(0, 1)
         matches = head.matcher(scores[None], bboxes[None], targets)
-        pairs = Matches(*(index[0] for index in vars(matches).values()))
-        found = set_terms(head, sets, index, corners, targets, pairs, num_objects)
+        pairs = Matches(*(values[0] for values in vars(matches).values()))
+        found = set_terms(head, sets, index, layer, targets, pairs, num_objects)
         terms.update({TERMS[name] + suffix: value for name, value in found.items()})
     for index in range(len(denoising_sets.bboxes) - num_left_out):
-        corners, number = index if is_dfine else None, num_objects * denoising.num_groups
-        found = set_terms(head, denoising_sets, index, corners, targets, denoising.matches, number)
+        layer, number = index if is_dfine else None, num_objects * denoising.num_groups
+        found = set_terms(head, denoising_sets, index, layer, targets, denoising.matches, number)
         terms.update({f'{TERMS[name]}_dn_{index}': value for name, value in found.items()})
     return terms
 
@@ -167,7 +167,7 @@ def set_terms(
     head: RTDETRHead,
     sets: PredictionSets,
     index: int,
-    corners: Optional[int],
+    layer: Optional[int],
     targets: BatchTargets,
     matches: Matches,
     normalizer: Tensor,
@@ -184,16 +184,16 @@ def set_terms(
         ious,
         normalizer,
     )
-    if corners is not None:
+    if layer is not None:
         references = sets.references[matches.batch_index, matches.query_index]
         terms['loss_fgl'] = head.loss_fgl(
-            matches.gather(sets.corners[corners : corners + 1]),
+            matches.gather(sets.corners[layer : layer + 1]),
             boxes_to_bins(references, objects, head.bin_values, head.reg_scale),
             ious,
             normalizer,
         )
         terms['loss_ddf'] = head.loss_ddf(
-            sets.corners[[corners, -1]],
+            sets.corners[[layer, -1]],
             sets.cls_scores[-1],
             matches,
             ious,

@@ -1,7 +1,6 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """A training step of a detector of this package whose phases are timed."""
 
-import copy
 import gc
 import statistics
 from dataclasses import dataclass
@@ -9,20 +8,19 @@ from typing import Dict, Mapping, Tuple
 
 import torch
 import torch.nn as nn
-from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import init_default_scope
+from mmengine.optim import OptimWrapper
 
 from deim_mmdet.models.dense_heads.rtdetr_head import RTDETRHead
 
+from .from_config import build_detector, build_optimizer
 from .phase_clock import PhaseClock
 from .synthetic_batch import synthetic_batch
 
 PHASES = ('forward', 'matching', 'losses', 'backward', 'optimiser', 'rest')
 
-# Of weights that begin at zero.
-STIRRED = 0.05
+# Standard deviation that is given to weights that begin at zero.
+SMALL_STD = 0.05
 
 
 class TrainingStep:
@@ -91,47 +89,33 @@ def build_step(config: Config, options: StepOptions) -> TrainingStep:
     """
     torch.manual_seed(options.seed)
     model = build_model(config, options.device)
-    optim_cfg = copy.deepcopy(config.optim_wrapper)
-    if not options.amp:
-        optim_cfg.type = 'OptimWrapper'
-        optim_cfg.pop('dtype', None)
     batch = synthetic_batch(
         options.batch_size, options.hw, options.objects, model.bbox_head.num_classes
     )
-    return TrainingStep(model, build_optim_wrapper(model, optim_cfg), batch)
+    return TrainingStep(model, build_optimizer(model, config, options.amp), batch)
 
 
 def build_model(config: Config, device: str) -> nn.Module:
-    """The detector of a config, with random weights, in training mode.
-
-    Images keep their size: every step does the same. Channels are last where the config trains so.
+    """:func:`build_detector`, with weights whose layers do not all predict the same.
 
     Raises:
         ValueError: The detector has no set-prediction head of this package.
     """
-    init_default_scope(config.get('default_scope', 'mmdet'))
-    cfg = copy.deepcopy(config.model)
-    cfg.data_preprocessor.batch_augments = None
-    cfg.backbone.init_cfg = None
-    model = MODELS.build(cfg)
+    model = build_detector(config, device)
     if not isinstance(getattr(model, 'bbox_head', None), RTDETRHead):
         raise ValueError(
             f'{config.model.type} has no head with set prediction of this package: a step is timed '
             'of RTDETR, DFINE and DEYO, with DEIM or without'
         )
-    model.init_weights()
     leave_the_beginning(model)
-    hooks = [*(config.get('default_hooks') or {}).values(), *(config.get('custom_hooks') or ())]
-    if 'ChannelsLastHook' in [hook.get('type') for hook in hooks if isinstance(hook, dict)]:
-        model.to(memory_format=torch.channels_last)
-    return model.to(device).train()
+    return model
 
 
 def leave_the_beginning(model: nn.Module) -> None:
     """Give values to weights that begin at zero: until then all layers predict the same."""
     for parameter in model.parameters():
         if parameter.ndim > 1 and not parameter.any():
-            nn.init.normal_(parameter, std=STIRRED)
+            nn.init.normal_(parameter, std=SMALL_STD)
 
 
 def take_turns(steps: Mapping[str, TrainingStep], warmup: int, count: int) -> None:

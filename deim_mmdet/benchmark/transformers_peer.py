@@ -3,8 +3,9 @@
 
 import inspect
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Tuple
 
 import torch
 import torch.nn as nn
@@ -18,6 +19,7 @@ from deim_mmdet.models.layers.prediction_sets import PredictionSets
 from deim_mmdet.models.task_modules.contrastive_denoising import DenoisingQueries
 from deim_mmdet.models.task_modules.targets import BatchTargets
 
+from .from_config import dtype_of
 from .phase_clock import PhaseClock
 from .training_step import TrainingStep
 
@@ -45,7 +47,7 @@ class TransformersStep:
         self.model = model
         self.images = other.data['inputs']
         self.labels = labels_of(targets_of(other))
-        self.dtype = getattr(other.optim_wrapper, 'dtype', None)
+        self.dtype = dtype_of(other.optim_wrapper)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = same_optimizer(other.optim_wrapper, self.parameters)
         self.clip = dict(other.optim_wrapper.clip_grad_kwargs or {})
@@ -55,7 +57,7 @@ class TransformersStep:
 
     def __call__(self) -> None:
         with self.clock.measure('rest'):
-            with autocast(self.images.device, self.dtype):
+            with mixed_precision(self.images.device, self.dtype):
                 outputs = self.model(pixel_values=self.images, labels=self.labels)
             with self.clock.measure('backward'):
                 outputs.loss.backward()
@@ -75,9 +77,15 @@ def transformers_step(config: Config, other: TrainingStep) -> TransformersStep:
 
     Raises:
         ImportError: See :func:`transformers_model`.
-        ValueError: transformers has no such model or not its losses, or trains other parameters.
+        ValueError: transformers has no such model or not its losses, or trains other parameters;
+            or the precision is float16.
     """
     check_losses(config)
+    if dtype_of(other.optim_wrapper) == torch.float16:
+        raise ValueError(
+            'beside transformers a step is timed in float32 and bfloat16, not in float16, which '
+            'scales gradients: --cfg-options optim_wrapper.dtype=bfloat16, or leave --amp out'
+        )
     model, _ = transformers_model(config, other.model)
     ours, theirs = count_trained(other.model), count_trained(model)
     if ours != theirs:
@@ -136,11 +144,16 @@ def check_network(config: Config) -> None:
 
 
 def check_losses(config: Config) -> None:
-    """Refuse a classification loss that transformers has not.
+    """Refuse losses that transformers has not, or lacks a part of here.
 
     Raises:
         ValueError: The message says which it has.
     """
+    if not config.model.get('denoising'):
+        raise ValueError(
+            'transformers trains with denoising queries; this config has model.denoising=None. '
+            'Compare a config that has them'
+        )
     head = config.model.bbox_head
     loss = (head.get('loss_cls') or {}).get('type', LOSS_CLS)
     if head.type not in HEADS or loss != LOSS_CLS:
@@ -176,8 +189,11 @@ def same_optimizer(wrapper: OptimWrapper, parameters: List[Tensor]) -> torch.opt
     return kind(parameters, **settings)
 
 
-def autocast(device: torch.device, dtype: Optional[torch.dtype]):
-    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+def mixed_precision(device: torch.device, dtype: torch.dtype):
+    """Context of a forward pass; float32 is none."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype)
 
 
 def transformers_loss(

@@ -17,6 +17,7 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from ..convert.class_rows import class_tensors, fit_class_rows
 from ..convert.on_load import convert_published
 from ..convert.state_dict import refuse_other_objects
+from ..engine.recipe import find_hook
 from .checks import (
     CheckedAnnotations,
     Problem,
@@ -228,8 +229,7 @@ def check_checkpoint(cfg: Config, classes: Optional[Sequence[str]] = None) -> Li
         return [Problem('error', path, message, 'Name another file in load_from.')]
     own = MODELS.build(cfg.model)
     weights = own.state_dict()
-    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
-    load = next((hook for hook in hooks if hook and hook['type'] == 'LoadWeightsHook'), None)
+    load = find_hook(cfg, 'LoadWeightsHook')
     state, warnings = dict(checkpoint.get('state_dict', checkpoint)), []
     try:
         convert_published(own, state)

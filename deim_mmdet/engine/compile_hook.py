@@ -1,7 +1,11 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+from typing import Any, Sequence
+
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
 
 
 @HOOKS.register_module()
@@ -24,11 +28,13 @@ class CompileHook(Hook):
 
     priority = 'LOW'
 
-    def __init__(self, components=('backbone', 'neck'), **compile_options):
+    def __init__(
+        self, components: Sequence[str] = ('backbone', 'neck'), **compile_options: Any
+    ) -> None:
         self.components = tuple(components)
         self.compile_options = compile_options
 
-    def before_run(self, runner):
+    def before_run(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for name in self.components:
             self._submodule(model, name).compile(**self.compile_options)
@@ -37,7 +43,7 @@ class CompileHook(Hook):
         )
 
     @staticmethod
-    def _submodule(model, name):
+    def _submodule(model: nn.Module, name: str) -> nn.Module:
         try:
             module = model.get_submodule(name)
         except AttributeError:

@@ -24,7 +24,8 @@ class FusedEvaluationHook(Hook):
     For mixed precision as well set ``fp16=True`` in ``val_cfg`` and ``test_cfg``, which mmengine's
     loops know: float16 on a GPU, bfloat16 on a CPU.
 
-    A model that ``CompileHook`` compiled is copied uncompiled.
+    A model that ``CompileHook`` compiled is copied uncompiled. A runner whose evaluation ended with
+    an error still holds the copy: build a new one.
     """
 
     priority = 'LOW'  # after EMAHook (NORMAL), before CheckpointHook (VERY_LOW)

@@ -1,7 +1,6 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import logging
 import re
-from inspect import signature
 from typing import Dict, List, Optional, Sequence, Tuple, Type
 
 import torch
@@ -14,7 +13,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 KINDS = ('norm', 'bias')
-FUSES = digit_version(torch.__version__) >= digit_version('2.4')  # on CPUs, too
+HAS_FUSED = digit_version(torch.__version__) >= digit_version('2.4')  # on CPUs, too
+FUSED = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -49,7 +49,7 @@ class RuleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     N, L and X decay the norms of their backbone; ``decay_norms=False`` decays none, whatever rule
     they follow, which is what those settings evidently meant.
 
-    Where PyTorch (2.4 or newer) has a fused kernel for the optimiser it is used: it updates all
+    AdamW, Adam and SGD use PyTorch's fused kernel where there is one (2.4 or newer): it updates all
     tensors at once, which is faster. ``optimizer=dict(fused=False)`` does without.
 
     Source: the published training settings of DEIM, D-FINE and RT-DETRv2.
@@ -137,7 +137,7 @@ class RuleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if self._can_fuse(model):
             self.optimizer_cfg = dict(self.optimizer_cfg, fused=True)  # not in the user's config
         optim_wrapper = super().__call__(model)
-        if FUSES:
+        if HAS_FUSED:
             optim_wrapper.optimizer.register_load_state_dict_post_hook(lay_out_as_parameters)
         # mmengine turns the groups into ConfigDict, which torch.compile cannot trace
         groups = optim_wrapper.optimizer.param_groups
@@ -147,8 +147,8 @@ class RuleOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def _can_fuse(self, model: nn.Module) -> bool:
         """Whether PyTorch updates all tensors in one kernel and the user chose no other way."""
         return (
-            FUSES
-            and 'fused' in signature(self._optimizer_class()).parameters
+            HAS_FUSED
+            and self._optimizer_class() in FUSED
             and not {'fused', 'foreach', 'differentiable'} & set(self.optimizer_cfg)
             and all(p.device.type in ('cpu', 'cuda') for p in model.parameters())
         )

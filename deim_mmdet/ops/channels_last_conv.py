@@ -1,10 +1,10 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """Convolution with the channels last whose training is fast on the CPU.
 
-There oneDNN computes the gradient of a dense kernel two to four times as slowly with the channels
-last as with the channels first, while everything else is as fast or faster with the channels last.
-As a matrix product over the windows that the kernel sees, a few rows of an image at a time, it is
-faster than either.
+There oneDNN computes the gradient of a dense kernel up to two and a half times as slowly with the
+channels last as with the channels first, while everything else is as fast or faster with the
+channels last. A matrix product over the windows that the kernel sees, a few rows of an image at a
+time, is faster than that, and than turning the tensors to have the channels first.
 """
 
 from typing import Tuple
@@ -17,12 +17,22 @@ from torch.nn import grad
 # Values of the windows that are multiplied at once: 4 MiB, so that they stay in the cache.
 CHUNK = 1_000_000
 
-# Of the input, below which PyTorch's gradient of the kernel is the faster one.
+# Channels of the input, below which PyTorch's gradient of the kernel is the faster one.
 MIN_CHANNELS = 32
 
 
 class ChannelsLastConv(torch.autograd.Function):
-    """``conv2d`` without bias, groups and dilation, with :func:`weight_gradient`."""
+    """``conv2d`` without bias, groups and dilation, with :func:`weight_gradient`.
+
+    Args:
+        x (Tensor): Channels last, shape (bs, C, H, W).
+        weight (Tensor): Shape (O, C, kernel height, kernel width).
+        stride (tuple[int, int]): Vertical and horizontal.
+        padding (tuple[int, int]): Zeros above and below, left and right.
+
+    Returns:
+        Tensor: Channels last, shape (bs, O, H', W').
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, stride: Tuple[int, ...], padding: Tuple[int, ...]):
@@ -84,8 +94,9 @@ def weight_gradient(
     return gradient.view(kernel_h, kernel_w, channels, out_channels).permute(3, 2, 0, 1)
 
 
-def gains(x: Tensor, weight: Tensor, groups: int) -> bool:
-    """Whether :class:`ChannelsLastConv` is the faster one: float32 on the CPU, in training.
+def is_faster(x: Tensor, weight: Tensor, groups: int) -> bool:
+    """Whether :class:`ChannelsLastConv` is the faster one: with a kernel that is trained, of more
+    than one pixel and at least ``MIN_CHANNELS``, in float32 on the CPU.
 
     Args:
         x (Tensor): Shape (bs, C, H, W).

@@ -1,10 +1,12 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 """What is timed beside transformers computes the same there."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from deim_mmdet.benchmark.losses_alone import time_losses
+from deim_mmdet.benchmark.losses_alone import made_up_inputs, time_losses
 from deim_mmdet.benchmark.same_losses import same_losses, summary
 from deim_mmdet.benchmark.training_step import StepOptions, build_step, median_of_phases, take_turns
 from deim_mmdet.benchmark.transformers_peer import transformers_step
@@ -67,4 +69,28 @@ def test_what_transformers_has_not(small_dfine):
     small_dfine.model.bbox_head.type = 'DFINEHead'
     small_dfine.model.decoder.act = small_dfine.model.query_selection.act = 'silu'
     with pytest.raises(ValueError, match='this one has the activations of DEIM'):
+        transformers_step(small_dfine, ours)
+
+
+def test_a_step_without_denoising_queries_is_not_compared(small_dfine):
+    small_dfine.model.denoising = None
+    ours = build_step(small_dfine, OPTIONS)
+    with pytest.raises(ValueError, match='this config has model.denoising=None'):
+        transformers_step(small_dfine, ours)
+    with pytest.raises(ValueError, match='this model has denoising=None'):
+        made_up_inputs(ours.model, 2, 3, 'cpu')
+
+
+def test_precision_of_the_peer(small_dfine):
+    """It is that of the step here; float16, which scales gradients, is not compared."""
+    ours = build_step(small_dfine, replace(OPTIONS, amp=True))
+    peer = transformers_step(small_dfine, ours)
+    dtypes = []
+    peer.model.model.encoder.register_forward_hook(
+        lambda module, args, outputs: dtypes.append(outputs[0][0].dtype)
+    )
+    peer()
+    assert peer.dtype == torch.bfloat16 and dtypes == [torch.bfloat16]
+    ours.optim_wrapper.dtype = torch.float16
+    with pytest.raises(ValueError, match='not in float16, which scales gradients'):
         transformers_step(small_dfine, ours)

@@ -5,6 +5,7 @@ import pytest
 
 from deim_mmdet.benchmark.losses_alone import made_up_inputs
 from deim_mmdet.benchmark.scaling import (
+    STEPS,
     Share,
     images_per_second,
     matching_times,
@@ -31,6 +32,9 @@ def test_matching_times(small_dfine):
     small, large = matching_times(model, [(1, 2), (2, 30)], runs=2)
     assert small.entries == 5 * 1 * 2 * 20
     assert large.entries == 5 * 2 * 30 * 20
+    for times in (small, large):
+        assert list(times.seconds) == list(STEPS)
+        assert min(times.seconds.values()) > 0
 
 
 def test_images_of_all_processes_until_the_last_one_is_done():

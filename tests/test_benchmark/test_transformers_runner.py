@@ -9,12 +9,12 @@ pytest.importorskip('transformers')
 pytest.importorskip('safetensors')
 pytest.importorskip('onnx')
 
+from deim_mmdet.benchmark.latency import Protocol
+from deim_mmdet.benchmark.latency_candidates import candidate
 from deim_mmdet.benchmark.training_step import build_model
 from deim_mmdet.benchmark.transformers_peer import transformers_model
 from deim_mmdet.benchmark.transformers_runner import TransformersRunner
 from deim_mmdet.deploy import ExportOptions, describe
-from deim_mmdet.deploy.latency import Protocol
-from deim_mmdet.deploy.latency_candidates import candidate
 from deim_mmdet.deploy.runners.torch_runner import TorchRunner
 from tests.fixtures import fill
 from tests.test_peers.small_models import random_weights

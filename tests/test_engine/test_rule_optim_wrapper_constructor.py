@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from deim_mmdet.engine import RuleOptimWrapperConstructor, rule_optim_wrapper_constructor
-from deim_mmdet.engine.rule_optim_wrapper_constructor import FUSES
+from deim_mmdet.engine.rule_optim_wrapper_constructor import HAS_FUSED
 
 from ..fixtures import fill
 from .toy import make_runner
@@ -126,7 +126,7 @@ def test_wrapped_model_and_config_are_left_as_they_are():
     assert {type(group) for group in wrapper.optimizer.param_groups} == {dict}
 
 
-@pytest.mark.skipif(not FUSES, reason='PyTorch has no fused kernels for CPUs')
+@pytest.mark.skipif(not HAS_FUSED, reason='PyTorch has no fused kernels for CPUs')
 @pytest.mark.parametrize(
     ('optimizer', 'fused'),
     [

@@ -4,7 +4,7 @@ import torch
 import torch.nn as nn
 
 from deim_mmdet.models.layers.conv import Conv2d
-from deim_mmdet.ops.channels_last_conv import ChannelsLastConv, gains
+from deim_mmdet.ops.channels_last_conv import ChannelsLastConv, is_faster
 
 # kernel, stride, padding
 GEOMETRIES = [(3, 1, 1), (3, 2, 1), (2, 1, 0), (5, 1, 2)]
@@ -34,6 +34,13 @@ def test_results_and_gradients_are_those_of_pytorch(kernel, stride, padding, chu
     assert outputs[0].is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize('padding', ['same', 'valid'])
+def test_padding_that_is_named(padding):
+    conv = Conv2d(32, 4, 3, padding=padding, bias=False).to(memory_format=torch.channels_last)
+    conv(torch.rand(1, 32, 8, 8).contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert conv.weight.grad.any()
+
+
 def test_an_image_needs_no_gradient():
     conv = Conv2d(32, 4, 3, bias=False).to(memory_format=torch.channels_last)
     x = torch.rand(1, 32, 8, 8).contiguous(memory_format=torch.channels_last)
@@ -41,17 +48,19 @@ def test_an_image_needs_no_gradient():
     assert conv.weight.grad is not None and x.grad is None
 
 
-def test_where_it_gains():
+def test_where_it_is_faster():
     last = torch.rand(2, 32, 9, 13).contiguous(memory_format=torch.channels_last)
     weight = torch.rand(8, 32, 3, 3, requires_grad=True)
-    assert gains(last, weight, 1)
-    assert not gains(last.contiguous(), weight, 1)
-    assert not gains(last, weight[:, :1], 32)  # depthwise
-    assert not gains(last[:, :6], weight[:, :6], 1)  # few channels
-    assert not gains(last, weight[..., :1, :1], 1)  # 1x1
-    assert not gains(last, weight.detach(), 1)  # frozen
-    assert not gains(last.bfloat16(), weight.bfloat16(), 1)
+    assert is_faster(last, weight, 1)
+    assert not is_faster(last.contiguous(), weight, 1)
+    many = torch.rand(2, 64, 9, 13).contiguous(memory_format=torch.channels_last)
+    assert not is_faster(many, weight, 2)
+    few = last[:, :6].contiguous(memory_format=torch.channels_last)
+    assert not is_faster(few, weight[:, :6], 1)
+    assert not is_faster(last, weight[..., :1, :1], 1)  # 1x1
+    assert not is_faster(last, weight.detach(), 1)  # frozen
+    assert not is_faster(last.bfloat16(), weight.bfloat16(), 1)
     with torch.no_grad():
-        assert not gains(last, weight, 1)
+        assert not is_faster(last, weight, 1)
     with torch.autocast('cpu', torch.bfloat16):
-        assert not gains(last, weight, 1)
+        assert not is_faster(last, weight, 1)

@@ -68,6 +68,16 @@ def test_a_pipeline_without_stages_has_one_table(tool, monkeypatch, capsys):
     assert re.findall(r'^stage (\w+)', capsys.readouterr().out, re.M) == ['classic']
 
 
+def test_fewer_files_than_a_batch(tool, monkeypatch):
+    benchmark = tool('benchmark_loader')
+    monkeypatch.setattr(benchmark, 'BLOCK', 2)
+    options = ['--images', '2', '--files', '2', '--picture-wh', '160', '120', '--workers', '0']
+    with pytest.raises(
+        SystemExit, match='2 files do not fill a batch of 8: make more with --files'
+    ):
+        benchmark.main([CONFIG, *options])
+
+
 def test_peer_of_the_loader(tool, monkeypatch, capsys, tmp_path):
     pytest.importorskip('torchvision')
     benchmark = tool('benchmark_loader')

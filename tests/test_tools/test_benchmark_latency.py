@@ -11,11 +11,11 @@ import torch
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
+from deim_mmdet.benchmark.latency import Candidate, Protocol, Report, Result, Timing
+from deim_mmdet.benchmark.latency_candidates import Request
+from deim_mmdet.benchmark.latency_config import CANDIDATES, PEERS, makers_of_config
+from deim_mmdet.benchmark.latency_tables import show
 from deim_mmdet.deploy import ExportOptions
-from deim_mmdet.deploy.latency import Candidate, Protocol, Report, Result, Timing
-from deim_mmdet.deploy.latency_candidates import Request
-from deim_mmdet.deploy.latency_config import CANDIDATES, PEERS, makers_of_config
-from deim_mmdet.deploy.latency_tables import show
 from deim_mmdet.machine import Machine
 from tests.test_deploy.fake_tensorrt import install
 from tests.test_deploy.models import ATTO, config_of, detector_of, export
@@ -180,7 +180,7 @@ def test_an_interrupt_ends_it_in_one_line(tool, monkeypatch, graph, capsys):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('deim_mmdet.deploy.latency.measure', interrupt)
+    monkeypatch.setattr('deim_mmdet.benchmark.latency.measure', interrupt)
     with pytest.raises(SystemExit, match='130'):
         tool.main([str(graph), *SMALL])
     assert capsys.readouterr().err.endswith('Stopped; nothing was written.\n')

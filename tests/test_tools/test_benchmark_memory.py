@@ -1,7 +1,7 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from deim_mmdet.training_memory import TrainingMemory
+from deim_mmdet.benchmark.training_memory import TrainingMemory
 from tests.test_benchmark.conftest import CONFIGS
 
 ATTO = str(CONFIGS / 'deim/deim_dfine_hgnetv2-atto_digits.py')

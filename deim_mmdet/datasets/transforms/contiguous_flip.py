@@ -13,8 +13,8 @@ class ContiguousFlip(RandomFlip):
     """mmdet's ``RandomFlip`` with an image that lies in memory in its new order.
 
     ``RandomFlip`` returns a view that runs backwards. The next transform that calls OpenCV, or that
-    makes a tensor of it, copies such a view value by value: 2 ms for 640 x 640 pixels, where
-    flipping takes 0.05 ms.
+    makes a tensor of it, copies such a view value by value: 2 ms for 640 x 640 pixels.
+    Turned in memory by OpenCV it takes 0.05 ms, the whole transform 0.3 ms.
 
     The arguments are those of ``RandomFlip``.
     """

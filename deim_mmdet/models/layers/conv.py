@@ -9,19 +9,24 @@ import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor
 
-from deim_mmdet.ops.channels_last_conv import ChannelsLastConv, gains
+from deim_mmdet.ops.channels_last_conv import ChannelsLastConv, is_faster
 
 # absent in PyTorch 2.0
 _is_compiling = getattr(getattr(torch, 'compiler', None), 'is_compiling', lambda: False)
 
 
 class Conv2d(nn.Conv2d):
-    """The same that trains faster on the CPU with the channels last, see
+    """PyTorch's, which trains faster on the CPU with the channels last, see
     :mod:`deim_mmdet.ops.channels_last_conv`."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        is_plain = bias is None and self.dilation == (1, 1) and self.padding_mode == 'zeros'
-        if is_plain and not _is_compiling() and gains(x, weight, self.groups):
+        is_plain = (
+            bias is None
+            and self.dilation == (1, 1)
+            and self.padding_mode == 'zeros'
+            and not isinstance(self.padding, str)
+        )
+        if is_plain and not _is_compiling() and is_faster(x, weight, self.groups):
             return ChannelsLastConv.apply(x, weight, self.stride, self.padding)
         return super()._conv_forward(x, weight, bias)
 
@@ -166,8 +171,8 @@ class ScalarAffine(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, scale = ctx.saved_tensors
         # in the order of x in memory both are vectors
-        last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        order = (0, 2, 3, 1) if last else tuple(range(x.dim()))
+        is_channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        order = (0, 2, 3, 1) if is_channels_last else tuple(range(x.dim()))
         vectors = [each.permute(order).reshape(-1) for each in (grad, x)]
         return grad * scale, torch.dot(*vectors).view(1), grad.sum().view(1)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from deim_mmdet.deploy.latency import (
+from deim_mmdet.benchmark.latency import (
     Candidate,
     Protocol,
     Report,

@@ -5,9 +5,8 @@ import pytest
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
-from deim_mmdet.deploy import Detector, ExportOptions  # noqa: E402
-from deim_mmdet.deploy.latency import Protocol  # noqa: E402
-from deim_mmdet.deploy.latency_candidates import (  # noqa: E402
+from deim_mmdet.benchmark.latency import Protocol  # noqa: E402
+from deim_mmdet.benchmark.latency_candidates import (  # noqa: E402
     DetectorOf,
     bound_run,
     candidate,
@@ -16,6 +15,7 @@ from deim_mmdet.deploy.latency_candidates import (  # noqa: E402
     is_foreign,
     sample_images,
 )
+from deim_mmdet.deploy import Detector, ExportOptions  # noqa: E402
 from deim_mmdet.deploy.runners import open_runner  # noqa: E402
 from tests.test_deploy.models import ATTO, config_of, detector_of, export, images  # noqa: E402
 

@@ -10,12 +10,13 @@ from typing import Dict, Optional, Sequence, Union
 
 import numpy as np
 
-from .detector import Detector
+from deim_mmdet.deploy.detector import Detector
+from deim_mmdet.deploy.metadata import KEY
+from deim_mmdet.deploy.runners import Runner, open_runner
+from deim_mmdet.deploy.runners.onnxruntime_runner import open_session
+from deim_mmdet.deploy.runners.openvino_runner import OpenVINORunner
+
 from .latency import Candidate, Protocol, Timer, host_timer
-from .metadata import KEY
-from .runners import Runner, open_runner
-from .runners.onnxruntime_runner import open_session
-from .runners.openvino_runner import OpenVINORunner
 
 TITLES = dict(onnxruntime='ONNX Runtime', openvino='OpenVINO', tensorrt='TensorRT')
 
@@ -89,7 +90,7 @@ def foreign_candidate(name: str, path: Union[str, os.PathLike], protocol: Protoc
     """An ONNX file of another exporter, in ONNX Runtime on the CPU: how images are prepared for it
     is unknown, so the graph alone is timed.
 
-    Its input of four dimensions gets noise, the others the size of the image, as the published
+    Its input of four dimensions gets noise, the others its size, as the published
     exports of DETRs want it.
 
     Args:
@@ -103,7 +104,7 @@ def foreign_candidate(name: str, path: Union[str, os.PathLike], protocol: Protoc
     """
     import onnx
 
-    from .without_postprocessing import without_postprocessing
+    from deim_mmdet.deploy.without_postprocessing import without_postprocessing
 
     graphs = dict(detections=read_onnx(path))
     try:
@@ -138,14 +139,19 @@ def foreign_input(name: str, value, protocol: Protocol) -> np.ndarray:
     """A value for an input of ONNX Runtime."""
     kinds = {'tensor(float16)': np.float16, 'tensor(float)': np.float32, 'tensor(int64)': np.int64}
     if value.type not in kinds:
-        raise ValueError(f'{name} has an input {value.name} of {value.type}, which is unknown')
+        raise ValueError(
+            f'{name} has an input {value.name} of {value.type}; only {", ".join(kinds)} is made up'
+        )
     is_image = len(value.shape) == 4
     shape = (protocol.batch_size, *((3, *protocol.hw) if is_image else (2,)))
     fits = len(shape) == len(value.shape) and all(
         not isinstance(side, int) or side == wanted for side, wanted in zip(value.shape, shape)
     )
     if not fits:
-        raise ValueError(f'{name} takes {value.name} of {value.shape}, the protocol has {shape}')
+        raise ValueError(
+            f'{name} takes {value.name} of {value.shape}, the protocol has {shape}: give --size '
+            'and --batch-size that fit'
+        )
     if is_image:
         return np.random.default_rng(0).random(shape).astype(kinds[value.type])
     return np.tile(protocol.hw[::-1], (protocol.batch_size, 1)).astype(kinds[value.type])
@@ -173,7 +179,8 @@ def candidate(
         )
     if meta.batch_size not in (None, protocol.batch_size):
         raise ValueError(
-            f'{name} takes {meta.batch_size} images, the protocol has {protocol.batch_size}'
+            f'{name} takes {meta.batch_size} images, the protocol has {protocol.batch_size}: '
+            f'--batch-size {meta.batch_size}'
         )
     detector = DetectorOf(runner)
     detector.hw = protocol.hw
@@ -225,7 +232,7 @@ def open_without_postprocessing(path: Union[str, os.PathLike], open_graph) -> Ru
 
     import onnx
 
-    from .without_postprocessing import without_postprocessing
+    from deim_mmdet.deploy.without_postprocessing import without_postprocessing
 
     with tempfile.TemporaryDirectory() as folder:
         cut = Path(folder, 'network.onnx')

@@ -8,15 +8,15 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from deim_mmdet.training_memory import (
+from deim_mmdet.benchmark.from_config import build_detector
+from deim_mmdet.benchmark.training_memory import (
     SavedForBackward,
-    build_model,
     parts_to_freeze,
     training_memory,
     training_memory_apart,
 )
 
-CONFIGS = Path(__file__).parents[1] / 'configs'
+CONFIGS = Path(__file__).parents[2] / 'configs'
 FLOAT = 4  # bytes
 
 
@@ -41,7 +41,7 @@ def test_tensors_by_hand():
     assert saved.in_parts == saved.elsewhere == 0
 
 
-@pytest.mark.timeout(900)  # two programs: seconds on idle cores, minutes on busy ones
+@pytest.mark.timeout(900)  # two programs: PyTorch is imported twice
 def test_freezing_saves_what_the_frozen_parts_keep(cfg):
     """Peak of full training = peak of the second stage + what frozen parts keep, within 10 %."""
     held = torch.zeros(2**28)  # what this process holds is no matter: 1 GiB
@@ -62,7 +62,7 @@ def test_freezing_saves_what_the_frozen_parts_keep(cfg):
     # AdamW has two moments of each trained parameter, and a counter
     for figures in (full, frozen):
         assert figures.optimizer == pytest.approx(2 * figures.gradients, rel=1e-3)
-    trained = {n: p for n, p in build_model(cfg.model).named_parameters() if p.requires_grad}
+    trained = {n: p for n, p in build_detector(cfg).named_parameters() if p.requires_grad}
     decoder = sum(p.numel() for n, p in trained.items() if not n.startswith(tuple(parts)))
     assert frozen.gradients == FLOAT * decoder
     assert full.gradients == FLOAT * sum(p.numel() for p in trained.values())

@@ -6,7 +6,6 @@ storage once; measured is the most that the step has in use. Training with froze
 less by what these parts keep in full training, and by their gradients and optimiser state.
 """
 
-import copy
 import multiprocessing
 import os
 import re
@@ -20,15 +19,16 @@ from weakref import WeakSet
 
 import torch
 import torch.nn as nn
-from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import init_default_scope
+from mmengine.optim import OptimWrapper
 from torch import Tensor
 
-from .engine.staged_freeze_hook import find_part, freeze
+from deim_mmdet.engine.recipe import find_hook
+from deim_mmdet.engine.staged_freeze_hook import find_part, freeze
+
+from .from_config import build_detector, build_optimizer
 
 OBJECTS = 20  # in each image; COCO has 7
 MMAP_THRESHOLD = 'MALLOC_MMAP_THRESHOLD_'
@@ -38,7 +38,7 @@ MMAP_THRESHOLD = 'MALLOC_MMAP_THRESHOLD_'
 class TrainingMemory:
     """Bytes of a training step.
 
-    Args:
+    Attributes:
         saved_in_parts (int): What autograd keeps for the backward pass because of the named parts
             alone. Weights, statistics and the images exist anyway and are not counted.
         saved_elsewhere (int): What it keeps because of everything else.
@@ -82,7 +82,6 @@ def training_memory(
         ValueError: The model has no such part; the message lists those that it has. Or it has no
             ``bbox_head`` with a number of classes.
     """
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
     if 'num_classes' not in (cfg.model.get('bbox_head') or {}):
         raise ValueError(
             'the memory of a step is measured with boxes and labels: it needs a detector whose '
@@ -91,17 +90,13 @@ def training_memory(
         )
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     torch.manual_seed(0)
-    model = build_model(cfg.model).to(device)
+    model = build_detector(cfg, str(device))
     modules = [find_part(model, name) for name in parts]
     if is_frozen:
         for module in modules:
             freeze(module)
             module.requires_grad_(False)
-    optim_cfg = copy.deepcopy(cfg.optim_wrapper)
-    if not amp:
-        optim_cfg.type = 'OptimWrapper'
-        optim_cfg.pop('dtype', None)
-    optim_wrapper = build_optim_wrapper(model, optim_cfg)
+    optim_wrapper = build_optimizer(model, cfg, amp)
     batch = demo_mm_inputs(
         batch_size, (3, *hw), [OBJECTS] * batch_size, num_classes=model.bbox_head.num_classes
     )
@@ -153,11 +148,8 @@ def _freed_memory_goes_back():
 
 def parts_to_freeze(cfg: Config) -> Optional[List[str]]:
     """What the hook of a config freezes, None if it has none."""
-    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or ())]
-    for hook in hooks:
-        if isinstance(hook, dict) and hook.get('type') == 'StagedFreezeHook':
-            return list(hook['parts'])
-    return None
+    hook = find_hook(cfg, 'StagedFreezeHook')
+    return None if hook is None else list(hook['parts'])
 
 
 class SavedForBackward:
@@ -254,16 +246,6 @@ def peak_of_process() -> int:
 
     unit = 1 if sys.platform == 'darwin' else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def build_model(model_cfg: dict) -> nn.Module:
-    """The detector with random weights, in training mode; its inputs keep their size."""
-    model_cfg = copy.deepcopy(model_cfg)
-    model_cfg.backbone.init_cfg = None
-    model_cfg.data_preprocessor.batch_augments = None
-    model = MODELS.build(model_cfg)
-    model.init_weights()
-    return model.train()
 
 
 def train_step(

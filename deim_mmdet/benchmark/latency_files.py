@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, List, Sequence
 
+from deim_mmdet.deploy.runners import BACKENDS
+
 from .latency import Candidate
 from .latency_candidates import (
     TITLES,
@@ -14,7 +16,6 @@ from .latency_candidates import (
     is_foreign,
     onnxruntime_has_cuda,
 )
-from .runners import BACKENDS
 
 
 def makers_of_files(files: Sequence[Path], request: Request) -> Dict[str, Callable[[], Candidate]]:

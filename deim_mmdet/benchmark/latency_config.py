@@ -10,10 +10,13 @@ import torch
 import torch.nn as nn
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
 
-from .export.description import describe
-from .export.onnx_export import ExportOptions, export_onnx
+from deim_mmdet.deploy.export.description import describe
+from deim_mmdet.deploy.export.onnx_export import ExportOptions, export_onnx
+from deim_mmdet.deploy.metadata import Metadata
+from deim_mmdet.deploy.runners.torch_runner import TorchRunner
+
+from .from_config import build_detector
 from .latency import Candidate
 from .latency_candidates import (
     TITLES,
@@ -22,8 +25,8 @@ from .latency_candidates import (
     exported_candidate,
     onnxruntime_has_cuda,
 )
-from .metadata import Metadata
-from .runners.torch_runner import TorchRunner
+from .transformers_peer import transformers_model
+from .transformers_runner import TransformersRunner
 
 
 class ConfigSource:
@@ -56,7 +59,7 @@ class ConfigSource:
         self.folder = folder
         self.config = Config.fromfile(config)
         self.config.merge_from_dict(parse_changes(changes))
-        self.detector = build_detector(self.config, checkpoint)
+        self.detector = load_detector(self.config, checkpoint)
 
     def is_half(self, on_gpu: bool) -> bool:
         """Whether it is float16 that is timed there."""
@@ -84,21 +87,15 @@ def parse_changes(changes: Sequence[str]) -> dict:
     return parser.parse_args(changes).changes or {}
 
 
-def build_detector(config: Config, checkpoint: Optional[Path]) -> nn.Module:
+def load_detector(config: Config, checkpoint: Optional[Path]) -> nn.Module:
     """With the weights of the checkpoint, or random ones."""
     MMLogger.get_instance('mmengine', log_level='WARNING')
     if checkpoint:
         from mmdet.apis import init_detector
 
         return init_detector(config, str(checkpoint), device='cpu')
-    from mmdet.registry import MODELS
-
-    init_default_scope(config.get('default_scope', 'mmdet'))
     torch.manual_seed(0)
-    config.model.backbone.init_cfg = None
-    detector = MODELS.build(config.model)
-    detector.init_weights()
-    return detector.eval()
+    return build_detector(config).eval()
 
 
 def pytorch_candidate(source: ConfigSource, name: str, compiled: bool = False) -> Candidate:
@@ -110,10 +107,6 @@ def pytorch_candidate(source: ConfigSource, name: str, compiled: bool = False) -
 
 def transformers_candidate(source: ConfigSource, name: str, compiled: bool = False) -> Candidate:
     """With the same weights in Hugging Face transformers."""
-    # NOTE imported here: nothing else of this package needs transformers
-    from deim_mmdet.benchmark.transformers_peer import transformers_model
-    from deim_mmdet.benchmark.transformers_runner import TransformersRunner
-
     half = source.is_half(source.device != 'cpu')
     settings = (source.metadata(half), source.device, half, compiled)
     whole, network = (
