@@ -94,6 +94,7 @@ class ConvNormAct(nn.Module):
             self.lab = nn.Identity()
         self.conv = _conv_with(self.conv, weight, bias)
         setattr(self, self.norm_name, nn.Identity())
+        work_in_place(self.act)
 
 
 class RepVGGBlock(nn.Module):
@@ -134,6 +135,14 @@ class RepVGGBlock(nn.Module):
         weight = conv.weight + F.pad(self.conv1x1.conv.weight, (1, 1, 1, 1))
         self.conv3x3.conv = _conv_with(conv, weight, conv.bias + self.conv1x1.conv.bias)
         self.conv1x1 = None
+        work_in_place(self.act)
+
+
+def work_in_place(act: nn.Module) -> None:
+    """Let an activation overwrite its input, where it can; nothing else needs what a fused
+    convolution returns."""
+    if hasattr(act, 'inplace'):
+        act.inplace = True
 
 
 class LearnableAffine(nn.Module):

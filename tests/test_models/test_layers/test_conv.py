@@ -58,10 +58,11 @@ def test_fold_norm_by_hand():
 def test_fused_equals_train_form(block):
     block = with_random_norms(block())
     x = torch.randn(2, 4, 9, 8)
-    expected = block(x)
+    expected, before = block(x), x.clone()
     for _ in range(2):  # the second time changes nothing
         block.fuse()
         torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
+    assert getattr(block.act, 'inplace', True) and torch.equal(x, before)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in block.modules())
     assert sum(isinstance(m, nn.Conv2d) for m in block.modules()) == 1
 
