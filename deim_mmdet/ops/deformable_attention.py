@@ -2,7 +2,8 @@
 """Multi-scale deformable sampling with PyTorch's own ``grid_sample``.
 
 Every level may have its own number of sampling points, which D-FINE needs and mmcv's compiled
-operator cannot do. The graph exports to standard ONNX operators.
+operator cannot do. The graph exports to standard ONNX operators. Inference on a CPU sums up rows of
+channels instead, which is two to three times faster there.
 """
 
 from typing import List, Sequence, Tuple
@@ -10,6 +11,8 @@ from typing import List, Sequence, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .tracing import is_traced
 
 
 def split_levels(
@@ -55,6 +58,8 @@ def deformable_sampling(
     Returns:
         Tensor: Shape (bs, num_queries, num_heads * head_dims).
     """
+    if value_levels[0].device.type == 'cpu' and not (torch.is_grad_enabled() or is_traced()):
+        return sum_of_rows(value_levels, locations, attention_weights, points_per_level)
     # (bs, N, heads, points, 2) -> (bs * heads, N, points, 2), in grid_sample's [-1, 1]
     grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
     samples = [
@@ -62,6 +67,60 @@ def deformable_sampling(
         for value, level_grid in zip(value_levels, grid.split(list(points_per_level), dim=2))
     ]
     return weighted_sum(samples, attention_weights)
+
+
+def sum_of_rows(
+    value_levels: Sequence[Tensor],
+    locations: Tensor,
+    attention_weights: Tensor,
+    points_per_level: Sequence[int],
+) -> Tensor:
+    """:func:`deformable_sampling` without ``grid_sample``: the channels of a cell and head are a
+    row of a table, and what a query sees is a weighted sum of rows, four for each point.
+
+    Args:
+        value_levels, locations, attention_weights, points_per_level: As for
+            :func:`deformable_sampling`.
+
+    Returns:
+        Tensor: Shape (bs, num_queries, num_heads * head_dims).
+    """
+    bs, num_queries, num_heads, _ = attention_weights.shape
+    per_level = (
+        part.split(list(points_per_level), dim=-1)
+        for part in (*locations.unbind(-1), attention_weights.float())
+    )
+    summed = torch.zeros(())
+    for value, x, y, weights in zip(value_levels, *per_level):
+        h, w = value.shape[-2:]
+        # (bs * heads, head_dims, H, W) -> (bs * H * W * heads, head_dims)
+        table = value.unflatten(0, (bs, num_heads)).permute(0, 3, 4, 1, 2).flatten(0, 3)
+        first_rows = torch.arange(bs).view(-1, 1, 1, 1) * (h * w * num_heads)
+        first_rows = first_rows + torch.arange(num_heads).view(-1, 1)
+        # (bs, N, heads, points) each
+        columns, across = _neighbours(x * w - 0.5, w)
+        lines, down = _neighbours(y * h - 0.5, h)
+        lines, down = [line * w for line in lines], [share * weights for share in down]
+        # (bs, N, heads, 4 * points); cells of points that are not finite have shares that are not
+        cells = torch.cat([line + column for line in lines for column in columns], -1)
+        shares = torch.cat([a * b for a in down for b in across], -1)
+        rows = cells.nan_to_num_(0).long().mul_(num_heads).add_(first_rows)
+        summed = summed + F.embedding_bag(
+            rows.flatten(0, 2), table, mode='sum', per_sample_weights=shares.flatten(0, 2)
+        )
+    # (bs * N * heads, head_dims) -> (bs, N, heads * head_dims)
+    return summed.view(bs, num_queries, -1)
+
+
+def _neighbours(position: Tensor, size: int) -> Tuple[List[Tensor], List[Tensor]]:
+    """The two cells of an axis that a position lies between, and their shares; 0 outside."""
+    near = position.floor()
+    far_share = position - near
+    cells, shares = [], []
+    for cell, share in ((near, 1 - far_share), (near + 1, far_share)):
+        cells.append(cell.clamp(0, size - 1))
+        shares.append(share * (cells[-1] == cell))
+    return cells, shares
 
 
 def discrete_sampling(

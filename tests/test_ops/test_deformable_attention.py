@@ -9,6 +9,7 @@ from deim_mmdet.ops.deformable_attention import (
     deformable_sampling,
     discrete_sampling,
     split_levels,
+    sum_of_rows,
 )
 
 SHAPES = ((4, 6), (2, 3))
@@ -47,6 +48,37 @@ def test_levels_may_have_different_numbers_of_points():
     )
     # 0.5 * last cell of level 0 + 0.25 * nothing + 0.25 * first cell of the last row of level 1
     assert out.item() == pytest.approx(0.5 * 23 + 0.25 * 0 + 0.25 * 27)
+
+
+@pytest.mark.parametrize('shapes', [((4, 6), (2, 3)), ((5, 5), (1, 1)), ((3, 7),)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_inference_on_a_cpu_sums_the_same(shapes, dtype, monkeypatch):
+    points = (3, 5)[: len(shapes)]
+    torch.manual_seed(0)
+    memory = torch.randn(2, sum(h * w for h, w in shapes), 4 * 8)
+    levels = split_levels(memory, 4, shapes)
+    locations = torch.rand(2, 9, 4, sum(points), 2) * 1.6 - 0.3  # one in three outside
+    locations[0, 0] = torch.tensor([[0.0, 1.0]])  # at the border
+    weights = torch.rand(2, 9, 4, sum(points)).softmax(-1).to(dtype)
+    expected = deformable_sampling(levels, locations, weights, points)
+    calls = []
+    monkeypatch.setattr(
+        'deim_mmdet.ops.deformable_attention.sum_of_rows',
+        lambda *args: calls.append(1) or sum_of_rows(*args),
+    )
+    with torch.no_grad():
+        out = deformable_sampling(levels, locations, weights, points)
+    assert calls and out.dtype == torch.float32
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_point_that_is_not_finite_spoils_its_query_alone():
+    memory, locations, weights = random_inputs((4, 4))
+    locations[1, 2, 0, 3] = math.nan
+    with torch.no_grad():
+        out = deformable_sampling(split_levels(memory, 2, SHAPES), locations, weights, (4, 4))
+    wrong = out.isnan().any(-1)
+    assert wrong.sum() == 1 and wrong[1, 2]
 
 
 def test_half_precision_memory_is_sampled_in_single_precision():

@@ -10,9 +10,7 @@ from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor
 
 from deim_mmdet.ops.channels_last_conv import ChannelsLastConv, is_faster
-
-# absent in PyTorch 2.0
-_is_compiling = getattr(getattr(torch, 'compiler', None), 'is_compiling', lambda: False)
+from deim_mmdet.ops.tracing import is_compiling
 
 
 class Conv2d(nn.Conv2d):
@@ -26,7 +24,7 @@ class Conv2d(nn.Conv2d):
             and self.padding_mode == 'zeros'
             and not isinstance(self.padding, str)
         )
-        if is_plain and not _is_compiling() and is_faster(x, weight, self.groups):
+        if is_plain and not is_compiling() and is_faster(x, weight, self.groups):
             return ChannelsLastConv.apply(x, weight, self.stride, self.padding)
         return super()._conv_forward(x, weight, bias)
 
@@ -158,7 +156,7 @@ class LearnableAffine(nn.Module):
         # NOTE the cast: under autocast a float32 scale would lift every activation to float32
         scale, bias = self.scale.to(x.dtype), self.bias.to(x.dtype)
         is_trained = torch.is_grad_enabled() and scale.requires_grad
-        if is_trained and x.dtype == torch.float32 and not _is_compiling():
+        if is_trained and x.dtype == torch.float32 and not is_compiling():
             return ScalarAffine.apply(x, scale, bias)
         return x * scale + bias
 

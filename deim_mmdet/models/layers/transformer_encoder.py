@@ -4,8 +4,7 @@ import torch.nn as nn
 from mmcv.cnn import build_activation_layer
 from torch import Tensor
 
-# absent in PyTorch 2.0
-_is_compiling = getattr(getattr(torch, 'compiler', None), 'is_compiling', lambda: False)
+from deim_mmdet.ops.tracing import is_traced
 
 
 class TransformerEncoder(nn.Module):
@@ -138,7 +137,7 @@ class SinePositions2D(nn.Module):
             Tensor: Shape (1, H*W, embed_dims), each in [-1, 1].
         """
         height, width = x.shape[-2:]
-        if torch.jit.is_tracing() or _is_compiling():
+        if is_traced():
             # the shape may be symbolic there: keep the arithmetic in the graph
             return self._compute(height, width, x.device, x.dtype)
         key = (height, width, x.device, x.dtype)
