@@ -34,6 +34,13 @@ def test_large_images_are_not_enlarged_and_labels_stay_inside():
     assert (picture[:30, :60] != 128).any() and (picture[560:, 640:] != 128).any()
 
 
+def test_the_surest_box_is_on_top():
+    image, box = np.zeros((50, 80, 3), np.uint8), [10, 20, 30, 40]
+    for labels, scores in (([0, 1], [0.5, 0.75]), ([1, 0], [0.75, 0.5])):
+        both = draw_boxes(image, [box, box], labels, CLASSES, PALETTE, scores=scores, side=50)
+        assert both[30, 10].tolist() == [0, 255, 0]  # green is the dog
+
+
 def test_predictions_below_the_threshold_are_left_out():
     image = np.zeros((50, 50, 3), np.uint8)
     box = np.array([[10.0, 10, 40, 40]])

@@ -23,7 +23,7 @@ from typing import Dict, List
 
 import numpy as np
 import torch
-from command_line import errors_in_one_line
+from command_line import errors_in_one_line, positive
 from mmengine.registry import init_default_scope
 
 import deim_mmdet  # noqa: F401  makes mmdet importable with mmcv-lite
@@ -36,9 +36,9 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--images', type=int, default=118_287, help='in the file')
-    parser.add_argument('--boxes', type=int, default=860_001, help='in the file')
-    parser.add_argument('--workers', type=int, default=4, help='worker processes')
+    parser.add_argument('--images', type=positive, default=118_287, help='in the file')
+    parser.add_argument('--boxes', type=positive, default=860_001, help='in the file')
+    parser.add_argument('--workers', type=positive, default=4, help='worker processes')
     parser.add_argument(
         '--dataset',
         nargs='+',

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from command_line import positive
 from mmengine.logging import MMLogger
 
 import deim_mmdet  # noqa: F401
@@ -31,9 +32,9 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--images', type=int, default=5000, help='with ground truth')
-    parser.add_argument('--detections', type=int, default=300, help='per image')
-    parser.add_argument('--classes', type=int, default=80, help='of the objects')
+    parser.add_argument('--images', type=positive, default=5000, help='with ground truth')
+    parser.add_argument('--detections', type=positive, default=300, help='per image')
+    parser.add_argument('--classes', type=positive, default=80, help='of the objects')
     parser.add_argument(
         '--engines', nargs='+', choices=ENGINES, default=ENGINES, help='those that are installed'
     )

@@ -13,6 +13,7 @@ here, a block there.
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -24,7 +25,7 @@ from typing import Dict, Iterator, List, Optional
 import cv2
 import numpy as np
 import torch
-from command_line import errors_in_one_line
+from command_line import errors_in_one_line, positive
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -54,15 +55,22 @@ def parse_args(argv=None):
     )
     parser.add_argument('config', help='config file whose training pipeline is timed')
     parser.add_argument(
-        '--images', type=int, default=200, help=f'timed samples of each stage, {BLOCK} at a time'
+        '--images',
+        type=positive,
+        default=200,
+        help=f'timed in each stage, {BLOCK} at a time',
     )
-    parser.add_argument('--files', type=int, default=100, help='different pictures')
+    parser.add_argument('--files', type=positive, default=100, help='different pictures')
     parser.add_argument(
-        '--picture-wh', type=int, nargs=2, default=[640, 480], help='width and height of a picture'
+        '--picture-wh',
+        type=positive,
+        nargs=2,
+        default=[640, 480],
+        help='its width and height',
     )
     parser.add_argument('--folder', type=Path, help='keep the pictures here, and use them again')
     parser.add_argument(
-        '--reduce-to', type=int, help='of LoadReadableImage: short side to decode JPEGs to'
+        '--reduce-to', type=positive, help='of LoadReadableImage: short side to decode JPEGs to'
     )
     parser.add_argument(
         '--workers', type=int, nargs='*', default=[1, 2], help='numbers of worker processes'
@@ -80,6 +88,8 @@ def main(argv=None) -> None:
     torch.set_num_threads(1)
     with errors_in_one_line(), tempfile.TemporaryDirectory() as scratch:
         config = Config.fromfile(args.config)
+        if args.peer_python and not shutil.which(args.peer_python):
+            raise FileNotFoundError(f'--peer-python {args.peer_python}: no such program')
         init_default_scope(config.get('default_scope', 'mmdet'))
         folder = args.folder or Path(scratch) / 'pictures'
         if not folder.exists():

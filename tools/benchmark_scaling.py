@@ -13,7 +13,7 @@ each, on images of their own.
 import argparse
 
 import torch
-from command_line import errors_in_one_line
+from command_line import errors_in_one_line, positive
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
@@ -34,16 +34,20 @@ def parse_args(args=None):
     )
     parser.add_argument('config', help='config of an RTDETR or DFINE, with DEIM or without')
     parser.add_argument(
-        '--objects', type=int, nargs='*', default=(10, 30, 100, 200, 300), help='in each image'
+        '--objects', type=positive, nargs='*', default=(10, 30, 100, 200, 300), help='in each image'
     )
     parser.add_argument(
-        '--batches', type=int, nargs='*', default=(1, 2, 4, 8, 16, 32), help='images, of 60 objects'
+        '--batches',
+        type=positive,
+        nargs='*',
+        default=(1, 2, 4, 8, 16, 32),
+        help='images of 60 objects',
     )
-    parser.add_argument('--runs', type=int, default=9, help='timed runs of each size')
-    parser.add_argument('--processes', type=int, nargs='*', default=(), help='numbers of processes')
-    parser.add_argument('--size', type=int, default=192, help='side of their images')
-    parser.add_argument('--batch-size', type=int, default=8, help='images of each process')
-    parser.add_argument('--steps', type=int, default=10, help='timed steps of each process')
+    parser.add_argument('--runs', type=positive, default=9, help='timed runs of each size')
+    parser.add_argument('--processes', type=positive, nargs='*', default=(), help='how many')
+    parser.add_argument('--size', type=positive, default=192, help='side of their images')
+    parser.add_argument('--batch-size', type=positive, default=8, help='images of each process')
+    parser.add_argument('--steps', type=positive, default=10, help='timed steps of each process')
     parser.add_argument('--device', default='cpu', help='where matching is timed')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
     return parser.parse_args(args)

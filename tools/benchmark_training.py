@@ -15,7 +15,7 @@ import statistics
 import time
 
 import torch
-from command_line import errors_in_one_line
+from command_line import errors_in_one_line, positive
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
@@ -44,11 +44,15 @@ def parse_args(args=None):
         'config', help='config file of a detector with a set-prediction head of this package'
     )
     parser.add_argument(
-        '--size', type=int, nargs='+', default=[640], help='input height and width, or one side'
+        '--size',
+        type=positive,
+        nargs='+',
+        default=[640],
+        help='height and width, or one side',
     )
-    parser.add_argument('--batch-size', type=int, default=8, help='images per step')
-    parser.add_argument('--objects', type=int, default=60, help='objects per image')
-    parser.add_argument('--steps', type=int, default=5, help='timed steps')
+    parser.add_argument('--batch-size', type=positive, default=8, help='images per step')
+    parser.add_argument('--objects', type=positive, default=60, help='objects per image')
+    parser.add_argument('--steps', type=positive, default=5, help='timed steps')
     parser.add_argument('--warmup', type=int, default=1, help='steps before the timed ones')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--amp', action='store_true', help="with the config's mixed precision")
@@ -59,7 +63,7 @@ def parse_args(args=None):
     )
     parser.add_argument(
         '--loss-objects',
-        type=int,
+        type=positive,
         nargs='*',
         default=(60, 200),
         help='with --peer: objects per image of matching and losses alone',

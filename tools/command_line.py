@@ -1,10 +1,11 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
-"""What the tools for deployment do alike, before and after their work.
+"""What the tools do alike, before and after their work.
 
 PyTorch and mmdet take seconds to import. Nothing here does, so what the arguments alone show is
 told at once.
 """
 
+import argparse
 import os
 import sys
 import tempfile
@@ -57,6 +58,17 @@ def errors_in_one_line(interrupted='Stopped.', also=()):
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+def positive(text: str) -> int:
+    """As ``type`` of an argument: a whole number of at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'must be a whole number of at least 1, got {text}')
+    return number
 
 
 def refuse_missing_files(*paths) -> None:

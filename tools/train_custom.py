@@ -15,14 +15,18 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import List
 
+from command_line import positive
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 import deim_mmdet  # noqa: F401
+from deim_mmdet.datasets.checks import Problem
 from deim_mmdet.datasets.config_checks import (
+    CheckedFiles,
     check_config,
     check_images,
     skip_unreadable,
@@ -68,7 +72,7 @@ def parse_args(args=None):
         action='store_true',
         help='begin with the backbone weights that the config names, which are downloaded',
     )
-    parser.add_argument('--batch-size', type=int, help='images per batch on each device')
+    parser.add_argument('--batch-size', type=positive, help='images per batch on each device')
     parser.add_argument(
         '--resume', action='store_true', help='go on from the last checkpoint there'
     )
@@ -90,6 +94,7 @@ def main(args=None) -> int:
     problems = problems + [problem for files in checked for problem in files.problems]
     if not args.no_image_check and os.environ.get('RANK', '0') == '0':
         problems += [problem for files in checked for problem in check_images(files)]
+    problems += shared_images(checked)
     for problem in problems:
         print(f'{problem.level}: {problem}', flush=True)
     if any(problem.level == 'error' for problem in problems):
@@ -152,6 +157,26 @@ def configure(args) -> Config:
     cfg.resume = resume
     cfg.load_from = None if cfg.resume else args.load_from or cfg.get('load_from')
     return cfg
+
+
+def shared_images(checked: List[CheckedFiles]) -> List[Problem]:
+    """A warning where different annotation files name the same images."""
+    train, val = (
+        [files for files in checked if files.mode == mode and files.content]
+        for mode in ('train', 'val')
+    )
+    if not train or not val or train[0].ann_file == val[0].ann_file:
+        return []
+    names = [
+        {os.path.join(files.img_dir, image['file_name']) for image in files.content.images}
+        for files in (train[0], val[0])
+    ]
+    shared = sorted(names[0] & names[1])
+    if not shared:
+        return []
+    message = f'{len(shared)} of its images are those of {train[0].ann_file}, as {shared[0]}.'
+    remedy = 'Name the folder of the other images with --val-images, or evaluate on others.'
+    return [Problem('warning', val[0].ann_file, message, remedy)]
 
 
 def find_checkpoints(work_dir: str) -> list:

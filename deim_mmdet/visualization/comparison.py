@@ -73,7 +73,9 @@ def draw_boxes(
     scale = max(1.0, side / min(image.shape[:2]))
     picture = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     boxes = np.rint(np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * scale).astype(int)
-    for i, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+    order = range(len(boxes)) if scores is None else np.argsort(scores)  # the surest on top
+    for i in order:
+        x1, y1, x2, y2 = boxes[i].tolist()
         colour = tuple(int(value) for value in palette[labels[i]][::-1])
         text = classes[labels[i]] + ('' if scores is None else f' {scores[i]:.2f}')
         cv2.rectangle(picture, (x1, y1), (x2, y2), colour, 2, cv2.LINE_AA)

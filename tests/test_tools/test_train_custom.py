@@ -101,6 +101,26 @@ def test_images_are_opened_before_training(start, capsys, monkeypatch):
     assert 'error: ' in capsys.readouterr().out
 
 
+def test_evaluation_on_the_pictures_of_training_is_told(start, capsys, monkeypatch):
+    """Both folders hold 000001.jpg; without the second one boxes of one lie on pictures of the
+    other."""
+    monkeypatch.setattr(start.module.Runner, 'from_cfg', lambda cfg: pytest.fail('started'))
+    for folder, shared in (('val', False), ('train', True)):
+        with pytest.raises(pytest.fail.Exception):
+            start('--val-images', str(start.folder / folder), '--batch-size', '4')
+        shown = capsys.readouterr().out
+        assert ('val.json: 3 of its images are those of' in shown) == shared
+        assert ('other images with --val-images' in shown) == shared
+
+
+@pytest.mark.parametrize('size', ['0', '-3', 'many'])
+def test_a_batch_has_an_image(start, size, capsys):
+    with pytest.raises(SystemExit):
+        start('--batch-size', size)
+    message = f'--batch-size: must be a whole number of at least 1, got {size}'
+    assert message in capsys.readouterr().err
+
+
 def test_a_size_that_is_not_the_annotated_one_is_no_unreadable_image(start, capsys):
     path = start.folder / 'annotations/train.json'
     content = json.loads(path.read_text())
