@@ -3,7 +3,7 @@
 
 Every level may have its own number of sampling points, which D-FINE needs and mmcv's compiled
 operator cannot do. The graph exports to standard ONNX operators. Inference on a CPU sums up rows of
-channels instead, which is two to three times faster there.
+channels instead, which takes half the time there with 32 channels to a head.
 """
 
 from typing import List, Sequence, Tuple
