@@ -51,7 +51,7 @@ def parse_args(args=None):
         help='height and width, or one side',
     )
     parser.add_argument('--batch-size', type=positive, default=8, help='images per step')
-    parser.add_argument('--objects', type=positive, default=60, help='objects per image')
+    parser.add_argument('--objects', type=int, default=60, help='objects per image')
     parser.add_argument('--steps', type=positive, default=5, help='timed steps')
     parser.add_argument('--warmup', type=int, default=1, help='steps before the timed ones')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')

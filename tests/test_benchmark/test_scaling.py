@@ -1,7 +1,9 @@
 # Copyright (c) deim_mmdet contributors. SPDX-License-Identifier: Apache-2.0
+import time
 from dataclasses import replace
 
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from deim_mmdet.benchmark.losses_alone import made_up_inputs
 from deim_mmdet.benchmark.scaling import (
@@ -12,6 +14,7 @@ from deim_mmdet.benchmark.scaling import (
     train_together,
 )
 from deim_mmdet.benchmark.training_step import StepOptions, build_model
+from deim_mmdet.models.task_modules import set_matcher
 
 
 def test_made_up_predictions_have_the_shapes_of_the_model(small_dfine):
@@ -27,14 +30,21 @@ def test_made_up_predictions_have_the_shapes_of_the_model(small_dfine):
     assert sets.corners.grad.any() and denoising_sets.cls_scores.grad.any()
 
 
-def test_matching_times(small_dfine):
+def test_matching_times(small_dfine, monkeypatch):
+    def assign_slowly(cost):
+        time.sleep(0.05)
+        return linear_sum_assignment(cost)
+
+    monkeypatch.setattr(set_matcher, 'linear_sum_assignment', assign_slowly)
     model = build_model(small_dfine, 'cpu')
     small, large = matching_times(model, [(1, 2), (2, 30)], runs=2)
     assert small.entries == 5 * 1 * 2 * 20
     assert large.entries == 5 * 2 * 30 * 20
     for times in (small, large):
         assert list(times.seconds) == list(STEPS)
-        assert min(times.seconds.values()) > 0
+        slept = 0.05 * 5 * times.batch_size  # for each set of each image
+        assert times.seconds['assignment'] >= slept
+        assert all(s < slept for step, s in times.seconds.items() if step != 'assignment')
 
 
 def test_images_of_all_processes_until_the_last_one_is_done():
